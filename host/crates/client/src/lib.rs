@@ -1,0 +1,1 @@
+//! Client library: route table, retries and streaming.

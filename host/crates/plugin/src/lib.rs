@@ -1,0 +1,1 @@
+//! Loads, checks and calls state machine plugins (WebAssembly components).

@@ -1,0 +1,1 @@
+//! Seeded simulation of whole Raft clusters, with invariants checked after every step.

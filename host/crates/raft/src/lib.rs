@@ -1,0 +1,1 @@
+//! The Raft protocol as a pure state machine: no I/O, no clock, no randomness of its own.

@@ -1,0 +1,1 @@
+//! Deploy a .wasm, get a replicated state machine: the node and its command line.

@@ -1,0 +1,1 @@
+//! Whole nodes under faults: tests that start real processes.
