@@ -1,1 +1,49 @@
-//! The Raft protocol as a pure state machine: no I/O, no clock, no randomness of its own.
+//! The Raft protocol as a pure state machine.
+//!
+//! [`Core`] holds one replica of one group. It owns no clock, thread, file, socket or source of
+//! randomness: everything that happens to it is an [`Input`], everything it wants done is an
+//! [`Effect`], and the same inputs in the same order give the same effects.
+//!
+//! # Order of effects
+//!
+//! Effects are carried out in the order they were pushed. What must wait for the disk is held back
+//! *inside* the core: a vote, an append acknowledgement or a vote request appears as an
+//! [`Effect::Send`] only after the [`Input::Persisted`] of the write it depends on. A host
+//! therefore cannot send too early. What need not wait (a leader's `AppendEntries` runs in parallel
+//! with its own disk write) appears at once.
+//!
+//! Writes of one group form one ordered stream. `Persisted { io }` means that write *and every
+//! earlier one of this group* is durable, so a lost completion is made good by the next.
+
+#![no_std]
+#![forbid(unsafe_code)]
+
+extern crate alloc;
+#[cfg(test)]
+extern crate std;
+
+mod configuration;
+mod core;
+mod effect;
+mod entry;
+mod ids;
+mod input;
+mod message;
+mod recovery;
+mod settings;
+mod status;
+
+pub use configuration::{Configuration, ConfigurationChange, ConfigurationError, MemberSet};
+pub use core::Core;
+pub use effect::{ApplyBatch, Effect, Effects, Event, Persist, RejectReason, StopReason};
+pub use entry::{Entry, EntryKind};
+pub use ids::{GroupId, Instant, IoId, LogId, LogIndex, NodeId, ReadId, Term, Token};
+pub use input::{Input, Proposal, ReadError, ReadMode, TransferTarget};
+pub use message::{
+    AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply, InstallSnapshot,
+    InstallSnapshotReply, Message, MessageBody, ReadIndexReply, ReadIndexRequest, RequestVote,
+    RequestVoteReply, TimeoutNow,
+};
+pub use recovery::{HardState, Recovered, SnapshotMeta, TermStart};
+pub use settings::{Settings, SettingsError};
+pub use status::{CatchUp, LeaseStatus, PeerState, PeerStatus, Role, Status, TransferStatus};

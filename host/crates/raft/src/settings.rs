@@ -1,0 +1,149 @@
+//! Settings of one replica.
+
+use core::time::Duration;
+
+/// Settings of one replica. braft's counterpart stands in brackets.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Settings {
+    /// Silence after which a follower campaigns (`election_timeout_ms`). The actual wait is this
+    /// plus a random part of up to `election_spread_max`. 20 ms to 10 min; default 1 s.
+    pub election_timeout: Duration,
+    /// Upper bound of the random part (`raft_max_election_delay_ms`); the part itself is below
+    /// `min(election_timeout, election_spread_max)`. Default 1 s.
+    pub election_spread_max: Duration,
+    /// Heartbeats per election timeout (`raft_election_heartbeat_factor`). 2 to 100; default 10.
+    pub heartbeat_factor: u32,
+    /// Added to a follower's lease for clocks that differ in rate (`max_clock_drift_ms`). Default
+    /// 1 s.
+    pub max_clock_drift: Duration,
+    /// Honour and grant leader leases (`raft_enable_leader_lease`). Default off.
+    pub leader_lease: bool,
+    /// Election priority: 0 never campaigns of its own accord, higher is preferred. Default 100.
+    pub priority: u32,
+    /// Entries in one `AppendEntries` (`raft_max_entries_size`). 1 to 65,536; default 1,024.
+    pub append_entries_max: usize,
+    /// Payload bytes in one `AppendEntries` (`raft_max_body_size`). Default 512 KiB.
+    pub append_size_bytes_max: usize,
+    /// `AppendEntries` in flight to one follower. 1 to 4,096; default 256.
+    pub inflight_messages_max: usize,
+    /// Bytes in flight to one follower. Default 8 MiB.
+    pub inflight_size_bytes_max: usize,
+    /// Largest entry payload accepted. Default 4 MiB.
+    pub entry_size_bytes_max: usize,
+    /// Bytes appended but not committed before proposals are refused as busy. Default 64 MiB.
+    pub uncommitted_size_bytes_max: usize,
+    /// Entries handed to the state machine but not reported applied. Default 4,096.
+    pub apply_inflight_entries_max: usize,
+    /// Bytes of recent entries kept in memory for followers and apply. Entries that are not durable
+    /// are kept whatever the size. Default 16 MiB.
+    pub cache_size_bytes_max: usize,
+    /// A new member counts as caught up within this many entries (`catchup_margin`). Default 1,000.
+    pub catch_up_margin_entries: u64,
+    /// Time a new member has to catch up while it answers (`catchup_timeout_ms`). Default 60 s.
+    pub catch_up_timeout: Duration,
+    /// A leader whose own write takes longer gives up leadership. Zero: never. Default 10 s.
+    pub disk_stall_timeout: Duration,
+    /// Wait before an unanswered probe or snapshot offer is repeated
+    /// (`raft_retry_replicate_interval_ms`). Default 1 s, at most the election timeout.
+    pub retry_interval: Duration,
+    /// Give up a vote that did not finish and pre-vote again (`raft_step_down_when_vote_timedout`).
+    /// Default on.
+    pub step_down_on_vote_timeout: bool,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            election_timeout: Duration::from_millis(1_000),
+            election_spread_max: Duration::from_millis(1_000),
+            heartbeat_factor: 10,
+            max_clock_drift: Duration::from_millis(1_000),
+            leader_lease: false,
+            priority: 100,
+            append_entries_max: 1_024,
+            append_size_bytes_max: 512 << 10,
+            inflight_messages_max: 256,
+            inflight_size_bytes_max: 8 << 20,
+            entry_size_bytes_max: 4 << 20,
+            uncommitted_size_bytes_max: 64 << 20,
+            apply_inflight_entries_max: 4_096,
+            cache_size_bytes_max: 16 << 20,
+            catch_up_margin_entries: 1_000,
+            catch_up_timeout: Duration::from_secs(60),
+            disk_stall_timeout: Duration::from_secs(10),
+            retry_interval: Duration::from_millis(1_000),
+            step_down_on_vote_timeout: true,
+        }
+    }
+}
+
+/// A setting outside its range.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{name} is outside its range: {range}")]
+pub struct SettingsError {
+    /// Which.
+    pub name: &'static str,
+    /// Its range, in words.
+    pub range: &'static str,
+}
+
+impl Settings {
+    /// Checks every range.
+    ///
+    /// # Errors
+    /// Names the first setting that is outside its range.
+    pub fn check(&self) -> Result<(), SettingsError> {
+        let timeout_ms = self.election_timeout.as_millis();
+        let checks = [
+            (
+                "election_timeout",
+                "20 ms to 10 min",
+                (20..=600_000).contains(&timeout_ms),
+            ),
+            (
+                "heartbeat_factor",
+                "2 to 100",
+                (2..=100).contains(&self.heartbeat_factor),
+            ),
+            (
+                "append_entries_max",
+                "1 to 65536",
+                (1..=65_536).contains(&self.append_entries_max),
+            ),
+            (
+                "append_size_bytes_max",
+                "at least 1 KiB",
+                self.append_size_bytes_max >= 1 << 10,
+            ),
+            (
+                "inflight_messages_max",
+                "1 to 4096",
+                (1..=4_096).contains(&self.inflight_messages_max),
+            ),
+            (
+                "inflight_size_bytes_max",
+                "at least 1 KiB",
+                self.inflight_size_bytes_max >= 1 << 10,
+            ),
+            (
+                "entry_size_bytes_max",
+                "1 B to 64 MiB",
+                (1..=64 << 20).contains(&self.entry_size_bytes_max),
+            ),
+            (
+                "uncommitted_size_bytes_max",
+                "at least entry_size_bytes_max",
+                self.uncommitted_size_bytes_max >= self.entry_size_bytes_max,
+            ),
+            (
+                "apply_inflight_entries_max",
+                "at least 1",
+                self.apply_inflight_entries_max >= 1,
+            ),
+        ];
+        match checks.into_iter().find(|(_, _, ok)| !ok) {
+            Some((name, range, _)) => Err(SettingsError { name, range }),
+            None => Ok(()),
+        }
+    }
+}
