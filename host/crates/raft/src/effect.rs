@@ -230,6 +230,14 @@ pub enum Event {
         /// The term.
         term: Term,
     },
+    /// A peer sent entries or a snapshot that contradict what is committed here: somebody's
+    /// stable storage lied. The message was refused and nothing was changed.
+    Conflict {
+        /// Who sent it.
+        from: NodeId,
+        /// Where it contradicts.
+        index: LogIndex,
+    },
     /// This replica is not in the committed configuration any more.
     Removed,
     /// The replica has stopped after a failure and takes part in nothing.

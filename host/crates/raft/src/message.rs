@@ -69,6 +69,10 @@ pub struct RequestVoteReply {
     pub granted: bool,
     /// Refused only because the voter still honours a leader's lease; ask again when it is over.
     pub rejected_by_lease: bool,
+    /// The voter led in this term and has stood down because of this (forced) vote. The candidate
+    /// passes it on as `disrupted_leader` to voters that still honour that leader's lease. Only a
+    /// leader that really stood down says so; a leader that merely ordered a transfer may resume.
+    pub disrupted: Option<Term>,
 }
 
 /// `AppendEntries` (Raft §5.3).
