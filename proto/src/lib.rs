@@ -4,8 +4,16 @@
 
 /// Package `kontiki.v1`.
 pub mod v1 {
-    #![allow(missing_docs, reason = "generated; the .proto files carry the comments")]
-    #![allow(unreachable_pub, clippy::all, reason = "generated")]
+    #![allow(
+        missing_docs,
+        reason = "generated; the .proto files carry the comments"
+    )]
+    #![allow(
+        unreachable_pub,
+        clippy::all,
+        clippy::allow_attributes_without_reason,
+        reason = "generated"
+    )]
     tonic::include_proto!("kontiki.v1");
 }
 

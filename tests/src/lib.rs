@@ -1,1 +1,15 @@
-//! Whole nodes under faults: tests that start real processes.
+//! Whole nodes under faults.
+//!
+//! A [`Cluster`] is real `kontiki serve` processes on this machine. A [`load`] drives them through
+//! the public API and records what every client saw; [`check`] holds the record against the
+//! committed log of each node. This crate speaks the protocol by itself, without `kontiki-client`,
+//! so that a fault in that library cannot hide one in the node.
+
+pub mod check;
+pub mod cluster;
+pub mod load;
+pub mod model;
+pub mod session;
+
+pub use cluster::{Cluster, ClusterOptions};
+pub use session::{Outcome, Session};
