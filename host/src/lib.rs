@@ -1,1 +1,6 @@
-//! Deploy a .wasm, get a replicated state machine: the node and its command line.
+//! The Kontiki node as a library: `kontiki serve` is [`node::Node::start`] with a configuration.
+//!
+//! `ARCHITECTURE.md` beside this package has the map.
+
+pub mod config;
+pub mod node;
