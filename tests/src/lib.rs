@@ -7,9 +7,11 @@
 
 pub mod check;
 pub mod cluster;
+pub mod command_line;
 pub mod load;
 pub mod model;
 pub mod session;
 
 pub use cluster::{Cluster, ClusterOptions};
+pub use command_line::Operator;
 pub use session::{Outcome, Session};

@@ -8,7 +8,7 @@ pub enum Model {
     /// Plugin `counter`.
     Counter(i64),
     /// Plugin `atomic`.
-    Atomic(BTreeMap<u64, i64>),
+    Atomic(BTreeMap<String, i64>),
 }
 
 impl Model {
@@ -25,6 +25,9 @@ impl Model {
     }
 
     /// Carries out one well-formed command and gives the answer.
+    ///
+    /// # Errors
+    /// If the command is none that a load of these tests sends.
     pub fn apply(&mut self, command: &str) -> Result<String, String> {
         let words: Vec<&str> = command.split_whitespace().collect();
         match (self, words.as_slice()) {
@@ -34,18 +37,18 @@ impl Model {
                 Ok(before.to_string())
             }
             (Self::Atomic(registers), ["exchange", id, new]) => {
-                let (id, new) = (id.parse().map_err(|_| "bad id")?, parse(new)?);
-                let old = registers.insert(id, new).unwrap_or(0);
-                Ok(format!("old={old} new={new} success=true"))
+                let new = parse(new)?;
+                let old = registers.insert((*id).to_owned(), new).unwrap_or(0);
+                Ok(format!("ok old={old} new={new}"))
             }
             (Self::Atomic(registers), ["cas", id, expected, new]) => {
-                let (expected, wanted) = (parse(expected)?, parse(new)?);
-                let register = registers
-                    .entry(id.parse().map_err(|_| "bad id")?)
-                    .or_insert(0);
-                let (old, success) = (*register, *register == expected);
-                *register = if success { wanted } else { old };
-                Ok(format!("old={old} new={} success={success}", *register))
+                let (expected, new) = (parse(expected)?, parse(new)?);
+                let old = registers.get(*id).copied().unwrap_or(0);
+                if old != expected {
+                    return Ok(format!("failed old={old} new={old}"));
+                }
+                registers.insert((*id).to_owned(), new);
+                Ok(format!("ok old={old} new={new}"))
             }
             (_, other) => Err(format!("the model knows no {other:?}")),
         }

@@ -1,0 +1,71 @@
+//! The `kontiki` command as an operator types it.
+
+use crate::cluster::{Cluster, binary};
+use anyhow::{Context as _, Result, ensure};
+use serde_json::Value;
+use std::process::{Command, Output};
+
+/// An operator at a cluster.
+#[derive(Clone, Debug)]
+pub struct Operator {
+    endpoints: String,
+}
+
+impl Operator {
+    /// An operator who knows every node of `cluster`.
+    #[must_use]
+    pub fn of(cluster: &Cluster) -> Self {
+        Self {
+            endpoints: cluster.addresses().join(","),
+        }
+    }
+
+    /// An operator who knows only these addresses.
+    #[must_use]
+    pub fn at(addresses: &[String]) -> Self {
+        Self {
+            endpoints: addresses.join(","),
+        }
+    }
+
+    /// Types `kontiki WORDS…` and gives what came back.
+    ///
+    /// # Errors
+    /// If the binary cannot be run.
+    pub fn types(&self, words: &[&str]) -> Result<Output> {
+        let mut command = Command::new(binary()?);
+        command
+            .env("KONTIKI_ENDPOINTS", &self.endpoints)
+            .args(words);
+        command
+            .output()
+            .with_context(|| format!("run kontiki {words:?}"))
+    }
+
+    /// Types a command that must succeed; gives its standard output.
+    ///
+    /// # Errors
+    /// If it does not exit with 0; shows what it printed.
+    pub fn does(&self, words: &[&str]) -> Result<String> {
+        let output = self.types(words)?;
+        ensure!(
+            output.status.success(),
+            "kontiki {}: {}\n{}{}",
+            words.join(" "),
+            output.status,
+            String::from_utf8_lossy(&output.stdout),
+            String::from_utf8_lossy(&output.stderr)
+        );
+        Ok(String::from_utf8(output.stdout)?)
+    }
+
+    /// As [`does`](Self::does), with `-o json`, and reads the document.
+    ///
+    /// # Errors
+    /// As `does`, or if the output is no JSON document.
+    pub fn reads(&self, words: &[&str]) -> Result<Value> {
+        let words: Vec<&str> = words.iter().copied().chain(["-o", "json"]).collect();
+        let text = self.does(&words)?;
+        serde_json::from_str(&text).with_context(|| format!("{words:?} printed {text}"))
+    }
+}
