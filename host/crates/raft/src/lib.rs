@@ -22,16 +22,44 @@ extern crate alloc;
 #[cfg(test)]
 extern crate std;
 
+mod append;
+mod commit;
 mod configuration;
 mod core;
+mod disk;
 mod effect;
+mod election;
 mod entry;
+mod following;
+mod guard;
+mod history;
 mod ids;
 mod input;
+mod leader;
+mod leading;
+mod lease;
+mod log;
+mod membership;
 mod message;
+mod open;
+mod planted;
+mod progress;
+mod proposal;
+mod quorum;
+mod random;
+mod read_index;
+mod read_only;
 mod recovery;
+mod replication;
+mod report;
 mod settings;
+mod snapshot;
 mod status;
+#[cfg(test)]
+mod testing;
+#[cfg(test)]
+mod tests;
+mod transfer;
 
 pub use configuration::{Configuration, ConfigurationChange, ConfigurationError, MemberSet};
 pub use core::Core;
@@ -44,6 +72,8 @@ pub use message::{
     InstallSnapshotReply, Message, MessageBody, ReadIndexReply, ReadIndexRequest, RequestVote,
     RequestVoteReply, TimeoutNow,
 };
+#[cfg(feature = "planted-bugs")]
+pub use planted::PlantedBug;
 pub use recovery::{HardState, Recovered, SnapshotMeta, TermStart};
 pub use settings::{Settings, SettingsError};
 pub use status::{CatchUp, LeaseStatus, PeerState, PeerStatus, Role, Status, TransferStatus};

@@ -88,6 +88,11 @@ pub struct SettingsError {
 }
 
 impl Settings {
+    /// The retry interval in force: never longer than the election timeout.
+    pub(crate) fn retry(&self) -> Duration {
+        self.retry_interval.min(self.election_timeout)
+    }
+
     /// Checks every range.
     ///
     /// # Errors

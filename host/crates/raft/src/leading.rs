@@ -1,0 +1,185 @@
+//! What only a leader knows.
+
+use crate::membership::Change;
+use crate::progress::Peer;
+use crate::quorum;
+use crate::read_index::Reads;
+use crate::transfer::Transfer;
+use crate::{Configuration, Instant, LogIndex, NodeId};
+use alloc::collections::VecDeque;
+use alloc::vec::Vec;
+
+/// Heartbeat rounds whose send time is remembered.
+const ROUNDS_MAX: usize = 256;
+
+/// State of a leadership; dropped with it.
+#[derive(Debug)]
+pub(crate) struct Leading {
+    /// Everyone this leader replicates to, ascending by node.
+    pub(crate) peers: Vec<Peer>,
+    /// Whether the leader itself votes in the current set.
+    self_in_current: bool,
+    /// Whether it votes in the set being left; nothing if no change is under way.
+    self_in_old: Option<bool>,
+    /// The first entry of this term.
+    pub(crate) first_index: LogIndex,
+    /// That entry is committed, and `LeaderStarted` was or will be reported.
+    pub(crate) ready: bool,
+    /// `LeaderStarted` was reported and `LeaderStopped` was not.
+    pub(crate) announced: bool,
+    pub(crate) since: Instant,
+    pub(crate) heartbeat_due: Instant,
+    /// When to look again whether a quorum answers.
+    pub(crate) quorum_due: Instant,
+    /// Number of the latest heartbeat round.
+    pub(crate) round: u64,
+    /// Send times of the latest rounds; the last is that of `round`.
+    rounds: VecDeque<Instant>,
+    /// Answers to messages sent before this do not count for the lease.
+    pub(crate) lease_from: Instant,
+    pub(crate) reads: Reads,
+    pub(crate) change: Option<Change>,
+    pub(crate) transfer: Option<Transfer>,
+    /// Too few members are writable.
+    pub(crate) peers_read_only: bool,
+}
+
+impl Leading {
+    pub(crate) fn new(first_index: LogIndex, round: u64, now: Instant) -> Self {
+        Self {
+            peers: Vec::new(),
+            self_in_current: false,
+            self_in_old: None,
+            first_index,
+            ready: false,
+            announced: false,
+            since: now,
+            heartbeat_due: now,
+            quorum_due: now,
+            round,
+            rounds: VecDeque::new(),
+            lease_from: now,
+            reads: Reads::default(),
+            change: None,
+            transfer: None,
+            peers_read_only: false,
+        }
+    }
+
+    pub(crate) fn position(&self, node: NodeId) -> Option<usize> {
+        self.peers
+            .binary_search_by_key(&node, |peer| peer.node)
+            .ok()
+    }
+
+    pub(crate) fn peer(&self, node: NodeId) -> Option<&Peer> {
+        self.position(node).map(|at| &self.peers[at])
+    }
+
+    /// The record of `node`, made if there is none.
+    pub(crate) fn peer_or_new(&mut self, node: NodeId, next: LogIndex, now: Instant) -> &mut Peer {
+        let at = match self.peers.binary_search_by_key(&node, |peer| peer.node) {
+            Ok(at) => at,
+            Err(at) => {
+                self.peers.insert(at, Peer::new(node, next, now));
+                at
+            }
+        };
+        &mut self.peers[at]
+    }
+
+    /// Brings the flags of all peers in line with `configuration`, adds those that are missing.
+    pub(crate) fn adopt(
+        &mut self,
+        own: NodeId,
+        configuration: &Configuration,
+        next: LogIndex,
+        now: Instant,
+    ) {
+        let votes_in_old = |node| {
+            let old = configuration.old.as_ref();
+            old.is_some_and(|old| old.voters.contains(&node))
+        };
+        self.self_in_current = configuration.current.voters.contains(&own);
+        self.self_in_old = configuration.is_joint().then(|| votes_in_old(own));
+        for node in configuration
+            .members()
+            .into_iter()
+            .filter(|&node| node != own)
+        {
+            self.peer_or_new(node, next, now);
+        }
+        for peer in &mut self.peers {
+            peer.member = configuration.contains(peer.node);
+            peer.in_current = configuration.current.voters.contains(&peer.node);
+            peer.in_old = votes_in_old(peer.node);
+            if peer.member {
+                peer.leaving = None;
+            }
+        }
+    }
+
+    /// The greatest value that a majority of each set in force has reached. The leader's own
+    /// counts only where it votes; learners never count.
+    pub(crate) fn agreed<T: Ord + Copy>(
+        &self,
+        own: T,
+        value: impl Fn(&Peer) -> T + Copy,
+    ) -> Option<T> {
+        let set = |member: fn(&Peer) -> bool, with_own: bool| {
+            let peers = self
+                .peers
+                .iter()
+                .filter(move |peer| member(peer))
+                .map(value);
+            quorum::agreed(peers.chain(with_own.then_some(own)))
+        };
+        let current = set(|peer| peer.in_current, self.self_in_current);
+        let old = self
+            .self_in_old
+            .map(|with_own| set(|peer| peer.in_old, with_own));
+        quorum::agreed_jointly(current, old)
+    }
+
+    /// As [`Self::agreed`], looking at one set only; for planted faults.
+    pub(crate) fn agreed_by_current<T: Ord + Copy>(
+        &self,
+        own: T,
+        member: impl Fn(&Peer) -> bool + Copy,
+        value: impl Fn(&Peer) -> T + Copy,
+    ) -> Option<T> {
+        let peers = self.peers.iter().filter(|peer| member(peer)).map(value);
+        quorum::agreed(peers.chain(self.self_in_current.then_some(own)))
+    }
+
+    /// Begins a heartbeat round and returns its number.
+    pub(crate) fn begin_round(&mut self, now: Instant) -> u64 {
+        self.round += 1;
+        if self.rounds.len() == ROUNDS_MAX {
+            self.rounds.pop_front();
+        }
+        self.rounds.push_back(now);
+        self.round
+    }
+
+    /// When `round` was sent; nothing if it is unknown or too long ago.
+    pub(crate) fn round_sent_at(&self, round: u64) -> Option<Instant> {
+        let back = usize::try_from(self.round.checked_sub(round)?).ok()?;
+        let at = self.rounds.len().checked_sub(back + 1)?;
+        Some(self.rounds[at])
+    }
+
+    /// The moment up to which a quorum is known to have followed: the latest send time that a
+    /// quorum has answered, none if there is none. The leader itself follows `now`.
+    pub(crate) fn quorum_sent_at(&self, now: Instant) -> Option<Instant> {
+        let floor = self.lease_from;
+        let fresh = |peer: &Peer| peer.acked_sent_at.filter(|&at| at >= floor);
+        self.agreed(Some(now), fresh).flatten()
+    }
+
+    /// As [`Self::quorum_sent_at`], but a peer that never answered counts from when it was added,
+    /// so that a new leader has time to hear from its quorum.
+    pub(crate) fn quorum_heard_at(&self, now: Instant) -> Option<Instant> {
+        self.agreed(now, |peer| peer.acked_sent_at.unwrap_or(peer.since))
+    }
+}

@@ -1,0 +1,374 @@
+//! Changes of membership (Raft §6; thesis chapter 4; braft's catch-up phase).
+//!
+//! A change goes through catch-up (known to the leader only), joint configuration, and final
+//! configuration. Where at most one voter differs the joint stage is skipped: majorities of the old
+//! and new set overlap anyway, provided the leader has committed an entry of its own term (trap 2).
+
+use crate::core::Core;
+use crate::leading::Leading;
+use crate::planted::PlantedBug;
+use crate::progress::{Flow, Peer};
+use crate::{
+    Configuration, ConfigurationChange, ConfigurationError, Effect, Effects, HardState, Instant,
+    LogIndex, MemberSet, NodeId, RejectReason, StopReason, Token,
+};
+use alloc::vec::Vec;
+
+/// A change under way.
+#[derive(Clone, Debug)]
+pub(crate) struct Change {
+    /// Who asked; nobody if it was taken over from an earlier leader.
+    token: Option<Token>,
+    target: MemberSet,
+    pub(crate) stage: Stage,
+    pub(crate) since: Instant,
+}
+
+/// How far a change has come.
+#[derive(Clone, Debug)]
+pub(crate) enum Stage {
+    /// New voters receive the log, but nothing is logged yet.
+    CatchUp { joining: Vec<NodeId>, due: Instant },
+    /// The joint configuration is appended.
+    Joint,
+    /// The final configuration is appended.
+    Stable,
+}
+
+impl Change {
+    /// When it must be looked at again.
+    pub(crate) fn due(&self) -> Option<Instant> {
+        match self.stage {
+            Stage::CatchUp { due, .. } => Some(due),
+            Stage::Joint | Stage::Stable => None,
+        }
+    }
+
+    /// The stage in a word.
+    pub(crate) fn stage_name(&self) -> &'static str {
+        match self.stage {
+            Stage::CatchUp { .. } => "catch-up",
+            Stage::Joint => "joint",
+            Stage::Stable => "stable",
+        }
+    }
+
+    /// New voters that are catching up.
+    pub(crate) fn joining(&self) -> &[NodeId] {
+        match &self.stage {
+            Stage::CatchUp { joining, .. } => joining,
+            Stage::Joint | Stage::Stable => &[],
+        }
+    }
+}
+
+impl ConfigurationChange {
+    /// The set this change leads to from `current`.
+    ///
+    /// # Errors
+    /// Says why the change is impossible.
+    pub fn target(&self, current: &MemberSet) -> Result<MemberSet, ConfigurationError> {
+        let mut target = current.clone();
+        match self {
+            Self::AddVoter(node) => {
+                target.learners.remove(node);
+                target.voters.insert(*node);
+            }
+            Self::AddLearner(node) => {
+                target.voters.remove(node);
+                target.learners.insert(*node);
+            }
+            Self::Remove(node) => {
+                if !target.voters.remove(node) && !target.learners.remove(node) {
+                    return Err(ConfigurationError::NotMember(*node));
+                }
+            }
+            Self::Replace(set) => target = set.clone(),
+        }
+        check_set(&target)?;
+        if target == *current {
+            return Err(ConfigurationError::NoChange);
+        }
+        Ok(target)
+    }
+}
+
+fn check_set(set: &MemberSet) -> Result<(), ConfigurationError> {
+    if set.voters.is_empty() {
+        return Err(ConfigurationError::NoVoters);
+    }
+    match set.voters.intersection(&set.learners).next() {
+        Some(&node) => Err(ConfigurationError::VoterAndLearner(node)),
+        None => Ok(()),
+    }
+}
+
+impl Leading {
+    /// Peers outside the configuration that entry `index` brought are told so until `until`.
+    pub(crate) fn dismiss_strangers(&mut self, index: LogIndex, until: Instant) {
+        for peer in self.peers.iter_mut().filter(|peer| !peer.member) {
+            peer.leaving.get_or_insert((index, until));
+        }
+    }
+}
+
+impl Peer {
+    /// Whether it holds, and has been told to be committed, everything up to `index`.
+    pub(crate) fn knows(&self, index: LogIndex) -> bool {
+        self.match_index >= index && self.commit_sent >= index
+    }
+}
+
+impl Core {
+    pub(crate) fn on_change_configuration(
+        &mut self,
+        token: Token,
+        change: &ConfigurationChange,
+        expected: Option<&MemberSet>,
+        out: &mut Effects,
+    ) {
+        match self.check_change(change, expected) {
+            Ok(target) => self.begin_change(token, target, out),
+            Err(reason) => Self::reject(token, reason, out),
+        }
+    }
+
+    fn check_change(
+        &self,
+        change: &ConfigurationChange,
+        expected: Option<&MemberSet>,
+    ) -> Result<MemberSet, RejectReason> {
+        let Some(leading) = self.leading.as_deref() else {
+            return Err(self.not_leader());
+        };
+        if leading.transfer.is_some() {
+            return Err(RejectReason::Transferring);
+        }
+        let early = self.bug(PlantedBug::ChangeBeforeOwnCommit) && !leading.ready;
+        if !leading.ready && !early {
+            return Err(ConfigurationError::LeaderNotReady.into());
+        }
+        let (index, configuration) = self.history.latest();
+        let in_progress =
+            leading.change.is_some() || configuration.is_joint() || index > self.commit;
+        if in_progress && !early && !self.bug(PlantedBug::SecondChangeEarly) {
+            return Err(ConfigurationError::InProgress.into());
+        }
+        if expected.is_some_and(|expected| *expected != configuration.current) {
+            return Err(ConfigurationError::Unexpected.into());
+        }
+        Ok(change.target(&configuration.current)?)
+    }
+
+    /// Lets the new voters catch up first, so that a change does not stop commits.
+    fn begin_change(&mut self, token: Token, target: MemberSet, out: &mut Effects) {
+        let now = self.now;
+        let due = now.plus(self.settings.catch_up_timeout);
+        let next = self.log.last().index.next();
+        let voters = &self.history.latest().1.current.voters;
+        let joining: Vec<NodeId> = target.voters.difference(voters).copied().collect();
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        for &node in &joining {
+            let peer = leading.peer_or_new(node, next, now);
+            peer.leaving = None;
+            peer.catch_up_from = peer.match_index;
+        }
+        leading.change = Some(Change {
+            token: Some(token),
+            target,
+            stage: Stage::CatchUp { joining, due },
+            since: now,
+        });
+        self.replicate(out);
+        self.check_catch_up(out);
+    }
+
+    /// Goes on once every new voter is within the margin.
+    pub(crate) fn check_catch_up(&mut self, out: &mut Effects) {
+        let Some(leading) = self.leading.as_deref() else {
+            return;
+        };
+        let Some(change) = &leading.change else {
+            return;
+        };
+        let Stage::CatchUp { joining, .. } = &change.stage else {
+            return;
+        };
+        let caught_up = |node: &NodeId| self.has_caught_up(leading, *node);
+        if joining.iter().all(caught_up) {
+            let target = change.target.clone();
+            self.enter_configuration(target, out);
+        }
+    }
+
+    /// A peer that has never answered matches nothing, however short the log is.
+    fn has_caught_up(&self, leading: &Leading, node: NodeId) -> bool {
+        let last = self.log.last().index;
+        leading.peer(node).is_some_and(|peer| {
+            let left = last.0.saturating_sub(peer.match_index.0);
+            peer.flow == Flow::Replicate && left <= self.settings.catch_up_margin_entries
+        })
+    }
+
+    /// Logs the change: joint first if more than one voter differs.
+    fn enter_configuration(&mut self, target: MemberSet, out: &mut Effects) {
+        let current = self.configuration().current.clone();
+        let differing = current.voters.symmetric_difference(&target.voters).count();
+        let is_joint = differing > 1;
+        if let Some(change) = self.leading.as_deref_mut().and_then(|l| l.change.as_mut()) {
+            change.stage = if is_joint {
+                Stage::Joint
+            } else {
+                Stage::Stable
+            };
+        }
+        self.append_configuration(Configuration {
+            current: target,
+            old: is_joint.then_some(current),
+        });
+        self.replicate(out);
+    }
+
+    /// Carries a change on when its latest configuration is committed.
+    pub(crate) fn advance_change(&mut self, out: &mut Effects) {
+        let (index, configuration) = self.history.latest();
+        if index > self.commit {
+            return;
+        }
+        if configuration.is_joint() {
+            let stable = Configuration::stable(configuration.current.clone());
+            let change = self.leading.as_deref_mut().and_then(|l| l.change.as_mut());
+            if let Some(change) = change {
+                change.stage = Stage::Stable;
+            }
+            return self.append_configuration(stable);
+        }
+        let remains = configuration.current.voters.contains(&self.node);
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        let logged = |change: &mut Change| matches!(change.stage, Stage::Joint | Stage::Stable);
+        let finished = leading.change.take_if(logged);
+        if let Some(token) = finished.and_then(|change| change.token) {
+            out.push(Effect::Done { token });
+        }
+        if !remains && !self.bug(PlantedBug::RemovedLeaderContinues) {
+            // The others learn that the change is committed, then the best of them takes over
+            // without waiting for a timeout (trap 7).
+            self.replicate(out);
+            self.wake_successor(out);
+            self.step_down(StopReason::Removed, out);
+        }
+    }
+
+    /// A new member has time while it answers.
+    pub(crate) fn change_tick(&mut self, out: &mut Effects) {
+        let (now, timeout) = (self.now, self.settings.election_timeout);
+        let again = now.plus(self.settings.catch_up_timeout);
+        let Some(leading) = self.leading.as_deref() else {
+            return;
+        };
+        let Some(change) = leading
+            .change
+            .as_ref()
+            .filter(|c| c.due().is_some_and(|at| now >= at))
+        else {
+            return;
+        };
+        let silent = |node: &&NodeId| {
+            let peer = leading.peer(**node);
+            !self.has_caught_up(leading, **node)
+                && !peer.is_some_and(|peer| peer.answered_within(timeout, now))
+        };
+        let failed = change.joining().iter().find(silent).copied();
+        match failed {
+            Some(node) => self.abort_change(node, out),
+            None => self.extend_catch_up(again),
+        }
+    }
+
+    fn extend_catch_up(&mut self, until: Instant) {
+        let change = self.leading.as_deref_mut().and_then(|l| l.change.as_mut());
+        if let Some(Stage::CatchUp { due, .. }) = change.map(|change| &mut change.stage) {
+            *due = until;
+        }
+    }
+
+    /// Nothing was logged, so forgetting the newcomers undoes the change.
+    fn abort_change(&mut self, node: NodeId, out: &mut Effects) {
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        let change = leading.change.take();
+        leading
+            .peers
+            .retain(|peer| peer.member || peer.leaving.is_some());
+        if let Some(token) = change.and_then(|change| change.token) {
+            Self::reject(token, RejectReason::CatchUpFailed { node }, out);
+        }
+    }
+
+    /// A new leader in a joint configuration carries the change on.
+    pub(crate) fn resume_change(&mut self, configuration: &Configuration) {
+        let now = self.now;
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        if configuration.is_joint() {
+            leading.change = Some(Change {
+                token: None,
+                target: configuration.current.clone(),
+                stage: Stage::Joint,
+                since: now,
+            });
+        }
+    }
+
+    /// The leadership is over: before anything was logged the change has not happened, afterwards
+    /// the next leader may finish it.
+    pub(crate) fn end_change(&self, change: Option<&Change>, out: &mut Effects) {
+        let Some((token, stage)) = change.and_then(|c| c.token.map(|token| (token, &c.stage)))
+        else {
+            return;
+        };
+        let reason = match stage {
+            Stage::CatchUp { .. } => RejectReason::NotLeader { leader: None },
+            Stage::Joint | Stage::Stable => RejectReason::LeadershipLost,
+        };
+        Self::reject(token, reason, out);
+    }
+
+    /// Forces a membership on a survivor (braft's `reset_peers`): it holds from here on without
+    /// being logged, until the replica is elected by it and logs it.
+    pub(crate) fn on_reset_peers(&mut self, token: Token, members: MemberSet, out: &mut Effects) {
+        if let Err(error) = check_set(&members) {
+            return Self::reject(token, error.into(), out);
+        }
+        if !members.voters.contains(&self.node) {
+            let why = "the new membership must contain this node as a voter";
+            return Self::reject(token, RejectReason::Invalid(why), out);
+        }
+        self.step_down(StopReason::Reset, out);
+        self.set_leader(None, StopReason::Reset, out);
+        self.campaign = None;
+        self.adopt_hard_state(HardState {
+            term: self.hard.term.next(),
+            voted_for: None,
+        });
+        let upto = self.log.last().index;
+        let configuration = Configuration::stable(members);
+        self.history.force(upto, configuration.clone());
+        self.disk.stage().forced_configuration = Some((upto, configuration));
+        let sequence = self.disk.staged_sequence();
+        self.disk.hold(sequence, Effect::Done { token }, out);
+        self.reset_election_timer();
+    }
+}
+
+impl From<ConfigurationError> for RejectReason {
+    fn from(error: ConfigurationError) -> Self {
+        Self::Configuration(error)
+    }
+}

@@ -1,0 +1,173 @@
+//! Leadership transfer (thesis §3.10).
+
+use crate::core::Core;
+use crate::planted::PlantedBug;
+use crate::{
+    ConfigurationError, Effect, Effects, Event, Instant, LogIndex, MessageBody, NodeId,
+    RejectReason, StopReason, TimeoutNow, Token, TransferTarget,
+};
+
+/// A running transfer.
+#[derive(Clone, Debug)]
+pub(crate) struct Transfer {
+    token: Token,
+    pub(crate) target: NodeId,
+    pub(crate) since: Instant,
+    due: Instant,
+    /// `TimeoutNow` is out.
+    ordered: bool,
+}
+
+impl Transfer {
+    /// When it is given up.
+    pub(crate) fn due(&self) -> Instant {
+        self.due
+    }
+}
+
+impl Core {
+    pub(crate) fn on_transfer(&mut self, token: Token, target: TransferTarget, out: &mut Effects) {
+        let target = match self.transfer_target(target) {
+            Ok(target) => target,
+            Err(reason) => return Self::reject(token, reason, out),
+        };
+        if target == self.node {
+            return out.push(Effect::Done { token });
+        }
+        self.begin_transfer(token, target, out);
+        self.check_transfer(out);
+    }
+
+    /// Who would take over, or why nobody can.
+    fn transfer_target(&self, target: TransferTarget) -> Result<NodeId, RejectReason> {
+        let Some(leading) = self.leading.as_deref() else {
+            return Err(self.not_leader());
+        };
+        if leading.transfer.is_some() {
+            return Err(RejectReason::Transferring);
+        }
+        if leading.change.is_some() || self.configuration().is_joint() {
+            let reason = ConfigurationError::InProgress;
+            return Err(RejectReason::Configuration(reason));
+        }
+        let node = match target {
+            TransferTarget::Node(node) if node == self.node => return Ok(node),
+            TransferTarget::Node(node) => node,
+            TransferTarget::Best => {
+                let why = "no other voter answers";
+                return self.best_successor().ok_or(RejectReason::Invalid(why));
+            }
+        };
+        let peer = leading.peer(node).filter(|peer| peer.is_voter());
+        let peer = peer.ok_or(RejectReason::NotVoter { node })?;
+        let answers = peer.answered_within(self.settings.election_timeout, self.now);
+        answers
+            .then_some(node)
+            .ok_or(RejectReason::PeerUnreachable { node })
+    }
+
+    /// The voter that answers and whose log is furthest.
+    pub(crate) fn best_successor(&self) -> Option<NodeId> {
+        let timeout = self.settings.election_timeout;
+        let peers = self.leading.as_deref()?.peers.iter();
+        let candidates =
+            peers.filter(|peer| peer.in_current && peer.answered_within(timeout, self.now));
+        let best = candidates.max_by_key(|peer| (peer.match_index, core::cmp::Reverse(peer.node)));
+        best.map(|peer| peer.node)
+    }
+
+    /// From here on writes are refused, and the lease is void before anybody is told to campaign
+    /// (trap 13).
+    fn begin_transfer(&mut self, token: Token, target: NodeId, out: &mut Effects) {
+        let due = self.now.plus(self.settings.election_timeout);
+        let (now, term) = (self.now, self.hard.term);
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        leading.transfer = Some(Transfer {
+            token,
+            target,
+            since: now,
+            due,
+            ordered: false,
+        });
+        if core::mem::take(&mut leading.announced) {
+            let reason = StopReason::Transfer;
+            out.push(Effect::Event(Event::LeaderStopped { term, reason }));
+        }
+    }
+
+    /// Orders the target to campaign once it holds the whole log; a target that lags could only
+    /// lose, and disturb (trap 33).
+    pub(crate) fn check_transfer(&mut self, out: &mut Effects) {
+        let last = self.log.last().index;
+        let hasty = self.bug(PlantedBug::TransferToLagging);
+        let leader_stepped_down = self.bug(PlantedBug::LeaseKeptAcrossTransfer);
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        let Some(target) = leading.transfer.as_ref().map(|transfer| transfer.target) else {
+            return;
+        };
+        let matched = leading
+            .peer(target)
+            .map_or(LogIndex(0), |peer| peer.match_index);
+        let Some(transfer) = leading
+            .transfer
+            .as_mut()
+            .filter(|transfer| !transfer.ordered)
+        else {
+            return;
+        };
+        if matched == last || hasty {
+            transfer.ordered = true;
+            // Not stepped down: if nothing comes of it, this leader resumes. Voters bound by a
+            // lease are released by its vote, which only comes with stepping down.
+            let body = MessageBody::TimeoutNow(TimeoutNow {
+                leader_stepped_down,
+            });
+            self.send(target, body, out);
+        }
+    }
+
+    /// Gives up a transfer that takes longer than an election timeout, and resumes in the same
+    /// term.
+    pub(crate) fn transfer_tick(&mut self, out: &mut Effects) {
+        let now = self.now;
+        let Some(leading) = self.leading.as_deref_mut() else {
+            return;
+        };
+        let Some(transfer) = leading.transfer.take_if(|transfer| now >= transfer.due) else {
+            return;
+        };
+        leading.lease_from = now;
+        let ready = leading.ready;
+        let reason = RejectReason::TransferTimedOut {
+            node: transfer.target,
+        };
+        Self::reject(transfer.token, reason, out);
+        if ready {
+            self.announce_leadership(out);
+        }
+    }
+
+    /// This leadership has ended; answers whoever asked for the transfer, if that is why.
+    pub(crate) fn end_transfer(
+        &self,
+        transfer: Option<&Transfer>,
+        reason: StopReason,
+        out: &mut Effects,
+    ) {
+        let Some(transfer) = transfer else {
+            return;
+        };
+        let token = transfer.token;
+        let succeeded = matches!(reason, StopReason::HigherTerm | StopReason::NewLeader);
+        if transfer.ordered && succeeded {
+            out.push(Effect::Done { token });
+        } else {
+            let leader = None;
+            Self::reject(token, RejectReason::NotLeader { leader }, out);
+        }
+    }
+}
