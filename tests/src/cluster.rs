@@ -1,5 +1,6 @@
 //! Real processes.
 
+use crate::network::Network;
 use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
@@ -7,6 +8,7 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
@@ -19,6 +21,8 @@ pub struct ClusterOptions {
     pub serve_args: Vec<String>,
     /// Election timeout.
     pub election_timeout: Duration,
+    /// Hosts to run the nodes on, node 1 on host 1 and so on; without, all run on this one.
+    pub network: Option<Arc<Network>>,
 }
 
 impl Default for ClusterOptions {
@@ -27,6 +31,7 @@ impl Default for ClusterOptions {
             nodes: 3,
             serve_args: Vec::new(),
             election_timeout: Duration::from_millis(500),
+            network: None,
         }
     }
 }
@@ -75,11 +80,15 @@ impl Cluster {
     pub fn prepare(options: ClusterOptions) -> Result<Self> {
         let directory = tempfile::Builder::new().prefix("kontiki-").tempdir()?;
         let ports = free_ports(2 * options.nodes)?;
+        let network = options.network.clone();
         let nodes = ports.chunks(2).enumerate().map(|(i, pair)| {
             let name = format!("n{}", i + 1);
+            let host = network
+                .as_ref()
+                .map_or("127.0.0.1".to_owned(), |net| net.address(i + 1));
             Node {
-                address: format!("127.0.0.1:{}", pair[0]),
-                http_address: format!("127.0.0.1:{}", pair[1]),
+                address: format!("{host}:{}", pair[0]),
+                http_address: format!("{host}:{}", pair[1]),
                 data_directory: directory.path().join(&name),
                 log_file: directory.path().join(format!("{name}.log")),
                 name,
@@ -154,8 +163,15 @@ impl Cluster {
             .create(true)
             .append(true)
             .open(&node.log_file)?;
-        let mut command = Command::new(&binary);
-        command.arg("serve").args(args).stdin(Stdio::null());
+        let network = self.options.network.as_ref();
+        let mut words = network.map_or_else(Vec::new, |network| network.on(index + 1));
+        words.push(binary.display().to_string());
+        let mut command = Command::new(&words[0]);
+        command
+            .args(&words[1..])
+            .arg("serve")
+            .args(args)
+            .stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
         let child = command
             .spawn()

@@ -10,8 +10,10 @@ pub mod cluster;
 pub mod command_line;
 pub mod load;
 pub mod model;
+pub mod network;
 pub mod session;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use command_line::Operator;
+pub use network::Network;
 pub use session::{Outcome, Session};

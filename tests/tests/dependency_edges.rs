@@ -1,5 +1,10 @@
 //! Dependencies point one way: what each crate of the workspace may and may not see.
 
+#![allow(
+    clippy::unwrap_used,
+    reason = "a helper of a test may panic as the test may"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::process::Command;
 
