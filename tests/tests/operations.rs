@@ -4,7 +4,7 @@
 use anyhow::{Context as _, Result};
 use kontiki_tests::load::{self, Load, Record};
 use kontiki_tests::model::Model;
-use kontiki_tests::session::{self, Outcome, Session};
+use kontiki_tests::session::{Outcome, Session};
 use kontiki_tests::{Cluster, ClusterOptions, Operator, check, cluster};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
