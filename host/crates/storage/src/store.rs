@@ -1,0 +1,186 @@
+//! A [`Storage`] over any engine.
+
+use crate::engine::{Engine, Family};
+use crate::error::StorageError;
+use crate::layout::{GROUP_RECORD, StateKey, open_record};
+use crate::metrics::StorageMetrics;
+use crate::recovery::{read_entries, recover};
+use crate::storage::{Completion, GroupRecord, Storage};
+use crate::uri::Options;
+use crate::writer::{Job, Reply, Shared, Writer};
+use kontiki_raft::{Entry, GroupId, LogId, LogIndex, Persist, Recovered};
+use std::ops::ControlFlow;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{Sender, channel, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+
+pub(crate) struct Store {
+    /// `None` once closed.
+    open: RwLock<Option<Open>>,
+    shared: Arc<Shared>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+struct Open {
+    engine: Arc<dyn Engine>,
+    jobs: Sender<Job>,
+}
+
+impl Store {
+    /// Starts the writer.
+    pub(crate) fn start(engine: Arc<dyn Engine>, options: &Options) -> Result<Self, StorageError> {
+        let shared = Arc::new(Shared::default());
+        let (jobs, queue) = channel();
+        let writer = Writer::new(
+            Arc::clone(&engine),
+            Arc::clone(&shared),
+            options.batch_size_bytes_max,
+        );
+        let thread = std::thread::Builder::new()
+            .name("kontiki-log".to_owned())
+            .spawn(move || writer.run(&queue))
+            .map_err(|error| StorageError::io("starting the writer of", engine.path(), error))?;
+        Ok(Self {
+            open: RwLock::new(Some(Open { engine, jobs })),
+            shared,
+            writer: Mutex::new(Some(thread)),
+        })
+    }
+
+    fn engine(&self) -> Result<Arc<dyn Engine>, StorageError> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let open = open.as_ref().ok_or(StorageError::Closed)?;
+        Ok(Arc::clone(&open.engine))
+    }
+
+    /// Queues a request; gives it back if the storage is closed.
+    fn send(&self, job: Job) -> Result<(), Job> {
+        let open = self.open.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(open) = open.as_ref() else {
+            return Err(job);
+        };
+        self.shared
+            .counters
+            .queue_length
+            .fetch_add(1, Ordering::Relaxed);
+        open.jobs.send(job).map_err(|refused| refused.0)
+    }
+
+    /// Queues a request and waits for its outcome.
+    fn request(&self, job: impl FnOnce(Reply) -> Job) -> Result<(), StorageError> {
+        let (reply, answer) = sync_channel(1);
+        self.send(job(reply)).map_err(|_| StorageError::Closed)?;
+        answer.recv().map_err(|_| StorageError::Closed)?
+    }
+}
+
+impl Storage for Store {
+    fn groups(&self) -> Result<Vec<GroupRecord>, StorageError> {
+        let mut groups = Vec::new();
+        let visit = &mut |key: &[u8], record: &[u8]| {
+            if let Some(StateKey {
+                group,
+                kind: GROUP_RECORD,
+                ..
+            }) = StateKey::parse(key)
+            {
+                let body = open_record(Family::State, key, record)
+                    .map_err(|error| StorageError::damaged(group, None, error))?;
+                let body = body.to_vec();
+                groups.push(GroupRecord { id: group, body });
+            }
+            Ok(ControlFlow::Continue(()))
+        };
+        self.engine()?
+            .scan(Family::State, &[]..&[0xff; 18], visit)?;
+        Ok(groups)
+    }
+
+    fn create_group(&self, record: &GroupRecord) -> Result<(), StorageError> {
+        self.request(|reply| Job::Create(record.clone(), reply))
+    }
+
+    fn update_group(&self, record: &GroupRecord) -> Result<(), StorageError> {
+        self.request(|reply| Job::Update(record.clone(), reply))
+    }
+
+    fn remove_group(&self, id: GroupId) -> Result<(), StorageError> {
+        self.request(|reply| Job::Remove(id, reply))
+    }
+
+    fn recover(&self, id: GroupId, tail_size_bytes_max: usize) -> Result<Recovered, StorageError> {
+        let engine = self.engine()?;
+        self.request(|reply| Job::Reopen(id, reply))?;
+        recover(&*engine, id, tail_size_bytes_max)
+    }
+
+    fn persist(&self, id: GroupId, write: Persist, done: Completion) {
+        let group = id;
+        let refused = self.send(Job::Persist { group, write, done });
+        if let Err(Job::Persist { done, .. }) = refused {
+            done(Err(StorageError::Closed));
+        }
+    }
+
+    fn entries(
+        &self,
+        id: GroupId,
+        first: LogIndex,
+        last: LogIndex,
+        size_bytes_max: usize,
+    ) -> Result<Vec<Entry>, StorageError> {
+        read_entries(&*self.engine()?, id, first, last, size_bytes_max)
+    }
+
+    fn compact(&self, id: GroupId, upto: LogId) {
+        // On a closed storage nothing is lost: the core asks again after the next snapshot.
+        drop(self.send(Job::Compact { group: id, upto }));
+    }
+
+    fn node_record(&self, key: &str) -> Result<Option<Vec<u8>>, StorageError> {
+        let engine = self.engine()?;
+        let Some(record) = engine.read(Family::Node, key.as_bytes())? else {
+            return Ok(None);
+        };
+        match open_record(Family::Node, key.as_bytes(), &record) {
+            Ok(body) => Ok(Some(body.to_vec())),
+            Err(error) => Err(StorageError::NodeRecordDamaged {
+                path: engine.path().to_owned(),
+                key: key.to_owned(),
+                why: error.to_string(),
+            }),
+        }
+    }
+
+    fn put_node_record(&self, key: &str, value: &[u8]) -> Result<(), StorageError> {
+        let (key, value) = (key.to_owned(), value.to_vec());
+        self.request(|reply| Job::PutNodeRecord { key, value, reply })
+    }
+
+    fn metrics(&self) -> StorageMetrics {
+        self.shared.counters.snapshot()
+    }
+
+    fn close(&self) {
+        // Without senders the writer finishes its queue and ends.
+        let open = self
+            .open
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take();
+        drop(open);
+        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(thread) = writer.take() else { return };
+        // A completion may hold the last handle; the writer cannot wait for itself.
+        if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
+            tracing::error!("the writer of the storage panicked");
+        }
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        self.close();
+    }
+}
