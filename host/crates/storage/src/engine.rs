@@ -61,9 +61,6 @@ pub(crate) trait Engine: Send + Sync {
         range: Range<&[u8]>,
         visit: Visit<'_>,
     ) -> Result<(), StorageError>;
-    /// Gives the space of deleted keys in `range` back, if that is cheap. At most one file; says
-    /// whether there may be more.
-    fn reclaim(&self, family: Family, range: Range<&[u8]>) -> Result<bool, StorageError>;
     /// Where it is, for messages.
     fn path(&self) -> &std::path::Path;
 }

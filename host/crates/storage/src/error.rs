@@ -58,6 +58,14 @@ pub enum StorageError {
     /// The text is no storage URI.
     #[error(transparent)]
     Uri(#[from] UriError),
+    /// The name of a node or cluster has line breaks or the like, or is too long.
+    #[error("{what} name {name:?} has control characters or more than 255 bytes")]
+    InvalidName {
+        /// "node" or "cluster".
+        what: &'static str,
+        /// As given.
+        name: String,
+    },
     /// The name is no digest.
     #[error("blob name {name:?} is not of the form sha256-<64 lower-case hex digits>.wasm")]
     BlobName {

@@ -20,7 +20,9 @@
 
 #![forbid(unsafe_code)]
 
+mod blob;
 pub mod codec;
+mod directory;
 mod engine;
 mod error;
 mod layout;
@@ -35,6 +37,8 @@ mod store;
 mod uri;
 mod writer;
 
+pub use blob::BlobStore;
+pub use directory::{DataDirectory, Identity};
 pub use error::{StorageError, UriError};
 pub use metrics::{SYNC_BUCKETS_US, StorageMetrics};
 pub use storage::{Completion, GroupRecord, Storage};

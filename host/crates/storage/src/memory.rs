@@ -113,10 +113,6 @@ impl Engine for MemoryEngine {
         Self::visit(tables[slot(family)].range(range).rev(), visit)
     }
 
-    fn reclaim(&self, _family: Family, _range: Range<&[u8]>) -> Result<bool, StorageError> {
-        Ok(false)
-    }
-
     fn path(&self) -> &Path {
         &self.path
     }

@@ -170,10 +170,6 @@ impl Engine for RocksEngine {
         self.visit(family, range, true, visit)
     }
 
-    fn reclaim(&self, _family: Family, _range: Range<&[u8]>) -> Result<bool, StorageError> {
-        Ok(false)
-    }
-
     fn path(&self) -> &Path {
         &self.path
     }

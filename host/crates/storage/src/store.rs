@@ -116,7 +116,7 @@ impl Storage for Store {
     }
 
     fn persist(&self, id: GroupId, write: Persist, done: Completion) {
-        let group = id;
+        let (group, write) = (id, Box::new(write));
         let refused = self.send(Job::Persist { group, write, done });
         if let Err(Job::Persist { done, .. }) = refused {
             done(Err(StorageError::Closed));

@@ -21,7 +21,7 @@ pub(crate) type Reply = SyncSender<Result<(), StorageError>>;
 pub(crate) enum Job {
     Persist {
         group: GroupId,
-        write: Persist,
+        write: Box<Persist>,
         done: Completion,
     },
     Compact {
@@ -281,7 +281,10 @@ impl Writer {
     fn update(&mut self, record: &GroupRecord) -> Result<(), StorageError> {
         let group = record.id;
         match self.is_registered(group)? {
-            true => Ok(self.put_group_record(record)),
+            true => {
+                self.put_group_record(record);
+                Ok(())
+            }
             false => Err(StorageError::UnknownGroup { group }),
         }
     }
