@@ -21,23 +21,23 @@ pub struct NodeOptions {
     #[arg(long, env = "KONTIKI_CLUSTER")]
     pub cluster: Option<String>,
     /// Data directory, or `memory://` to keep nothing [required]
-    #[arg(long, env = "KONTIKI_DATA")]
-    pub data: Option<String>,
+    #[arg(long, env = "KONTIKI_DATA_DIR")]
+    pub data_dir: Option<String>,
     /// Address to listen on for clients; port 0 takes any [default: 127.0.0.1:7470]
     #[arg(long, env = "KONTIKI_LISTEN", value_name = "HOST:PORT")]
     pub listen: Option<String>,
     /// Address that is told to clients [default: the bound address]
     #[arg(long, env = "KONTIKI_ADVERTISE", value_name = "HOST:PORT")]
     pub advertise: Option<String>,
-    /// Address to listen on for other nodes; may be the same as `listen` [default: 127.0.0.1:7471]
+    /// Address to listen on for other nodes, if not that of clients [default: as `listen`]
     #[arg(long, env = "KONTIKI_PEER_LISTEN", value_name = "HOST:PORT")]
     pub peer_listen: Option<String>,
     /// Address that is told to other nodes [default: the bound address]
     #[arg(long, env = "KONTIKI_PEER_ADVERTISE", value_name = "HOST:PORT")]
     pub peer_advertise: Option<String>,
     /// Address for status pages and metrics, or `off` [default: 127.0.0.1:7472]
-    #[arg(long, env = "KONTIKI_HTTP_LISTEN", value_name = "HOST:PORT")]
-    pub http_listen: Option<String>,
+    #[arg(long, env = "KONTIKI_HTTP", value_name = "HOST:PORT")]
+    pub http: Option<String>,
     /// Another node of the cluster and its peer address; may be repeated
     #[arg(
         long = "peer",
@@ -46,6 +46,9 @@ pub struct NodeOptions {
         value_name = "NAME=HOST:PORT"
     )]
     pub peers: Vec<String>,
+    /// Silence after which a follower starts an election; short for `--set election_timeout=…`
+    #[arg(long, env = "KONTIKI_ELECTION_TIMEOUT", value_name = "DURATION")]
+    pub election_timeout: Option<String>,
     /// A Raft setting for all groups (see `kontiki settings`); may be repeated
     #[arg(
         long = "set",
@@ -98,12 +101,13 @@ impl NodeOptions {
         Self {
             name: self.name.or(other.name),
             cluster: self.cluster.or(other.cluster),
-            data: self.data.or(other.data),
+            data_dir: self.data_dir.or(other.data_dir),
             listen: self.listen.or(other.listen),
             advertise: self.advertise.or(other.advertise),
             peer_listen: self.peer_listen.or(other.peer_listen),
             peer_advertise: self.peer_advertise.or(other.peer_advertise),
-            http_listen: self.http_listen.or(other.http_listen),
+            http: self.http.or(other.http),
+            election_timeout: self.election_timeout.or(other.election_timeout),
             peers: list(self.peers, other.peers),
             settings: merge_settings(self.settings, other.settings),
             proposals_max: self.proposals_max.or(other.proposals_max),
@@ -119,33 +123,48 @@ impl NodeOptions {
     /// Names the first key that is missing or wrong, and why.
     pub fn check(self) -> Result<NodeConfig, ConfigError> {
         let listen = Address::parse("listen", self.listen.as_deref().unwrap_or("127.0.0.1:7470"))?;
-        let peer_listen = self.peer_listen.as_deref().unwrap_or("127.0.0.1:7471");
+        let peer_listen = self
+            .peer_listen
+            .as_deref()
+            .map(|a| Address::parse("peer_listen", a));
+        let peer_listen = peer_listen
+            .transpose()?
+            .filter(|a| *a != listen || a.port() == 0);
+        let advertised = advertise("advertise", self.advertise, &listen)?;
+        let peer_advertise = match &peer_listen {
+            None if self.peer_advertise.is_none() => advertised.clone(),
+            _ => advertise(
+                "peer_advertise",
+                self.peer_advertise,
+                peer_listen.as_ref().unwrap_or(&listen),
+            )?,
+        };
+        let timeout = self
+            .election_timeout
+            .map(|t| format!("election_timeout={t}"));
+        let settings: Vec<_> = self.settings.into_iter().chain(timeout).collect();
         let grace = self.shutdown_grace.as_deref().unwrap_or("10s");
         let config = NodeConfig {
             name: check_name("name", required("name", self.name)?)?,
             cluster: check_name("cluster", self.cluster.unwrap_or_else(|| "kontiki".into()))?,
-            data: DataLocation::parse(&required("data", self.data)?)?,
-            advertise: advertise("advertise", self.advertise, &listen)?,
+            data: DataLocation::parse(&required("data_dir", self.data_dir)?)?,
+            advertise: advertised,
             listen,
-            peer_advertise: None,
-            peer_listen: Address::parse("peer_listen", peer_listen)?,
-            http_listen: http_listen(self.http_listen.as_deref())?,
+            peer_advertise,
+            peer_listen,
+            http: http(self.http.as_deref())?,
             peers: self
                 .peers
                 .iter()
                 .map(|p| PeerAddress::parse(p))
                 .collect::<Result<_, _>>()?,
-            raft: raft_settings(&self.settings)?,
+            raft: raft_settings(&settings)?,
             limits: limits(self.proposals_max, self.plugin_size_bytes_max)?,
             shutdown_grace: humantime::parse_duration(grace)
                 .map_err(|e| ConfigError::invalid("shutdown_grace", grace, e))?,
             allow_native_machines: self.allow_native_machines.unwrap_or(false),
         };
-        let peer_advertise = advertise("peer_advertise", self.peer_advertise, &config.peer_listen)?;
-        Ok(NodeConfig {
-            peer_advertise,
-            ..config
-        })
+        Ok(config)
     }
 }
 
@@ -169,12 +188,12 @@ pub struct NodeConfig {
     pub listen: Address,
     /// Told to clients; absent: the bound address.
     pub advertise: Option<Address>,
-    /// Peer listener. Equal to `listen` (with a port that is not 0): one listener serves both.
-    pub peer_listen: Address,
+    /// Peer listener; absent: the client listener serves both.
+    pub peer_listen: Option<Address>,
     /// Told to other nodes; absent: the bound address.
     pub peer_advertise: Option<Address>,
     /// Listener of status pages and metrics, if any.
-    pub http_listen: Option<Address>,
+    pub http: Option<Address>,
     /// Other nodes, as far as the operator named them.
     pub peers: Vec<PeerAddress>,
     /// Settings of every replica, until changed at run time.
@@ -185,14 +204,6 @@ pub struct NodeConfig {
     pub shutdown_grace: Duration,
     /// Whether `native:…` machines may be used.
     pub allow_native_machines: bool,
-}
-
-impl NodeConfig {
-    /// Whether one listener serves clients and peers.
-    #[must_use]
-    pub fn shares_listener(&self) -> bool {
-        self.listen == self.peer_listen && self.listen.port() != 0
-    }
 }
 
 /// Bounds of queues and requests.
@@ -231,7 +242,7 @@ pub enum DataLocation {
 impl DataLocation {
     fn parse(text: &str) -> Result<Self, ConfigError> {
         match text.split_once("://") {
-            None if text.is_empty() => Err(ConfigError::invalid("data", text, "it is empty")),
+            None if text.is_empty() => Err(ConfigError::invalid("data_dir", text, "it is empty")),
             None => Ok(Self::Directory(text.into())),
             Some(("memory", "")) => Ok(Self::Memory),
             Some(_) => Err(ConfigError::invalid(
@@ -324,7 +335,11 @@ pub enum ConfigError {
     #[error("the configuration file is wrong: {0}")]
     File(Box<toml::de::Error>),
     /// A required key is absent.
-    #[error("`{key}` is missing: give --{key}, KONTIKI_{upper} or `{key}` in the file", upper = key.to_uppercase())]
+    #[error(
+        "`{key}` is missing: give --{flag}, KONTIKI_{upper} or `{key}` in the file",
+        flag = key.replace('_', "-"),
+        upper = key.to_uppercase()
+    )]
     Missing {
         /// Which.
         key: &'static str,
@@ -402,10 +417,10 @@ fn advertise(
     }
 }
 
-fn http_listen(given: Option<&str>) -> Result<Option<Address>, ConfigError> {
+fn http(given: Option<&str>) -> Result<Option<Address>, ConfigError> {
     match given.unwrap_or("127.0.0.1:7472") {
         "off" => Ok(None),
-        text => Address::parse("http_listen", text).map(Some),
+        text => Address::parse("http", text).map(Some),
     }
 }
 
@@ -447,7 +462,7 @@ mod tests {
     fn minimal() -> NodeOptions {
         NodeOptions {
             name: Some("n1".into()),
-            data: Some("memory://".into()),
+            data_dir: Some("memory://".into()),
             ..NodeOptions::default()
         }
     }
@@ -462,9 +477,8 @@ mod tests {
     fn defaults_are_valid() {
         let config = minimal().check().unwrap();
         assert_eq!(config.listen.as_str(), "127.0.0.1:7470");
-        assert_eq!(config.peer_listen.port(), 7471);
         assert_eq!(config.data, DataLocation::Memory);
-        assert!(!config.shares_listener());
+        assert_eq!((config.peer_listen, config.peer_advertise), (None, None));
     }
 
     #[test]
@@ -493,13 +507,14 @@ mod tests {
     fn what_is_missing_or_wrong_is_named() {
         assert!(fault(|o| o.name = None).contains("--name"));
         assert!(fault(|o| o.name = Some("1".into())).contains("not a number"));
-        assert!(fault(|o| o.data = Some("ftp://x".into())).contains("memory://"));
+        assert!(fault(|o| o.data_dir = Some("ftp://x".into())).contains("memory://"));
         assert!(fault(|o| o.listen = Some("7470".into())).contains("HOST:PORT"));
         assert!(fault(|o| o.listen = Some("0.0.0.0:1".into())).contains("advertise"));
         assert!(fault(|o| o.advertise = Some("0.0.0.0:1".into())).contains("dial"));
         assert!(fault(|o| o.peers = vec!["n2".into()]).contains("NAME=HOST:PORT"));
         assert!(fault(|o| o.settings = vec!["nothing=1".into()]).contains("nothing"));
         assert!(fault(|o| o.settings = vec!["election_timeout=1ms".into()]).contains("20 ms"));
+        assert!(fault(|o| o.election_timeout = Some("1".into())).contains("election_timeout"));
         assert!(fault(|o| o.shutdown_grace = Some("soon".into())).contains("shutdown_grace"));
     }
 }

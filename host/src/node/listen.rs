@@ -18,14 +18,8 @@ impl Listeners {
     /// Binds everything or nothing.
     pub(crate) async fn bind(config: &NodeConfig) -> Result<Self, StartError> {
         let client = bind("listen", &config.listen).await?;
-        let peer = match config.shares_listener() {
-            true => None,
-            false => Some(bind("peer_listen", &config.peer_listen).await?),
-        };
-        let http = match &config.http_listen {
-            Some(address) => Some(bind("http_listen", address).await?),
-            None => None,
-        };
+        let peer = bind_optional("peer_listen", config.peer_listen.as_ref()).await?;
+        let http = bind_optional("http", config.http.as_ref()).await?;
         Ok(Self { client, peer, http })
     }
 
@@ -40,8 +34,18 @@ impl Listeners {
     pub(crate) fn http_address(&self) -> Result<Option<SocketAddr>, StartError> {
         self.http
             .as_ref()
-            .map(|http| local("http_listen", http))
+            .map(|http| local("http", http))
             .transpose()
+    }
+}
+
+async fn bind_optional(
+    key: &'static str,
+    address: Option<&Address>,
+) -> Result<Option<TcpListener>, StartError> {
+    match address {
+        Some(address) => bind(key, address).await.map(Some),
+        None => Ok(None),
     }
 }
 

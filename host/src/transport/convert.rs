@@ -1,0 +1,502 @@
+//! Between the core's types and the protocol's. Total in both directions; what comes from the wire
+//! is checked, so that a hostile frame is an error here and never reaches the core.
+
+use kontiki_proto::v1;
+use kontiki_proto::v1::entry::{Internal, Kind};
+use kontiki_proto::v1::raft_message::Body;
+use kontiki_raft::{
+    AppendEntries, AppendEntriesReply, Configuration, Entry, EntryKind, Heartbeat, HeartbeatReply,
+    InstallSnapshot, InstallSnapshotReply, LogId, LogIndex, MemberSet, Message, MessageBody,
+    NodeId, ReadIndexReply, ReadIndexRequest, RequestVote, RequestVoteReply, SnapshotMeta, Term,
+    TimeoutNow, Token,
+};
+
+/// Terms, indexes and sequences from the wire stay below this, so that adding to them cannot
+/// overflow.
+const NUMBER_MAX: u64 = 1 << 62;
+
+/// Why a message from the wire is none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ConvertError {
+    /// A required field is absent.
+    #[error("field {0} is missing")]
+    Missing(&'static str),
+    /// A value is outside its range.
+    #[error("field {0} is outside its range")]
+    OutOfRange(&'static str),
+    /// Entries are not consecutive, or their terms go back.
+    #[error("entries are not consecutive")]
+    NotConsecutive,
+    /// A node is named as voter and as learner.
+    #[error("node {0} is named both voter and learner")]
+    VoterAndLearner(u64),
+}
+
+type Result<T> = std::result::Result<T, ConvertError>;
+
+fn present<T>(name: &'static str, value: Option<T>) -> Result<T> {
+    value.ok_or(ConvertError::Missing(name))
+}
+
+fn number(name: &'static str, value: u64) -> Result<u64> {
+    if value < NUMBER_MAX {
+        Ok(value)
+    } else {
+        Err(ConvertError::OutOfRange(name))
+    }
+}
+
+/// Puts a message into its wire form.
+#[must_use]
+pub fn message_to_wire(message: Message) -> v1::RaftMessage {
+    let body = match message.body {
+        MessageBody::RequestVote(m) => Body::RequestVote(request_vote_to_wire(&m)),
+        MessageBody::RequestVoteReply(m) => Body::RequestVoteReply(v1::RequestVoteReply {
+            pre_vote: m.pre_vote,
+            round: m.round,
+            granted: m.granted,
+            rejected_by_lease: m.rejected_by_lease,
+            disrupted: m.disrupted.map(|term| term.0),
+        }),
+        MessageBody::AppendEntries(m) => Body::AppendEntries(append_to_wire(m)),
+        MessageBody::AppendEntriesReply(m) => Body::AppendEntriesReply(v1::AppendEntriesReply {
+            sequence: m.sequence,
+            index: m.index.0,
+            conflict: m.conflict.map(log_id_to_wire),
+            read_only: m.read_only,
+        }),
+        MessageBody::Heartbeat(m) => Body::Heartbeat(v1::Heartbeat {
+            commit: m.commit.0,
+            round: m.round,
+        }),
+        MessageBody::HeartbeatReply(m) => Body::HeartbeatReply(v1::HeartbeatReply {
+            round: m.round,
+            read_only: m.read_only,
+        }),
+        MessageBody::InstallSnapshot(m) => Body::InstallSnapshot(v1::InstallSnapshot {
+            snapshot: Some(snapshot_to_wire(&m.snapshot)),
+        }),
+        MessageBody::InstallSnapshotReply(m) => {
+            Body::InstallSnapshotReply(v1::InstallSnapshotReply {
+                last_included: Some(log_id_to_wire(m.last_included)),
+                installed: m.installed,
+            })
+        }
+        MessageBody::TimeoutNow(m) => Body::TimeoutNow(v1::TimeoutNow {
+            leader_stepped_down: m.leader_stepped_down,
+        }),
+        MessageBody::ReadIndexRequest(m) => {
+            Body::ReadIndexRequest(v1::ReadIndexRequest { token: m.token.0 })
+        }
+        MessageBody::ReadIndexReply(m) => Body::ReadIndexReply(v1::ReadIndexReply {
+            token: m.token.0,
+            index: m.index.map(|index| index.0),
+        }),
+    };
+    v1::RaftMessage {
+        term: message.term.0,
+        body: Some(body),
+    }
+}
+
+/// Takes a message from its wire form.
+///
+/// # Errors
+/// Names what is missing or outside its range.
+pub fn message_from_wire(message: v1::RaftMessage) -> Result<Message> {
+    let term = Term(number("term", message.term)?);
+    let body = match present("body", message.body)? {
+        Body::RequestVote(m) => MessageBody::RequestVote(request_vote_from_wire(&m)?),
+        Body::RequestVoteReply(m) => MessageBody::RequestVoteReply(RequestVoteReply {
+            pre_vote: m.pre_vote,
+            round: m.round,
+            granted: m.granted,
+            rejected_by_lease: m.rejected_by_lease,
+            disrupted: m
+                .disrupted
+                .map(|t| number("disrupted", t).map(Term))
+                .transpose()?,
+        }),
+        Body::AppendEntries(m) => MessageBody::AppendEntries(append_from_wire(term, m)?),
+        Body::AppendEntriesReply(m) => MessageBody::AppendEntriesReply(AppendEntriesReply {
+            sequence: m.sequence,
+            index: index("index", m.index)?,
+            conflict: m.conflict.map(log_id_from_wire).transpose()?,
+            read_only: m.read_only,
+        }),
+        Body::Heartbeat(m) => MessageBody::Heartbeat(Heartbeat {
+            commit: index("commit", m.commit)?,
+            round: number("round", m.round)?,
+        }),
+        Body::HeartbeatReply(m) => MessageBody::HeartbeatReply(HeartbeatReply {
+            round: number("round", m.round)?,
+            read_only: m.read_only,
+        }),
+        Body::InstallSnapshot(m) => MessageBody::InstallSnapshot(InstallSnapshot {
+            snapshot: snapshot_from_wire(present("snapshot", m.snapshot)?)?,
+        }),
+        Body::InstallSnapshotReply(m) => MessageBody::InstallSnapshotReply(InstallSnapshotReply {
+            last_included: log_id_from_wire(present("last_included", m.last_included)?)?,
+            installed: m.installed,
+        }),
+        Body::TimeoutNow(m) => MessageBody::TimeoutNow(TimeoutNow {
+            leader_stepped_down: m.leader_stepped_down,
+        }),
+        Body::ReadIndexRequest(m) => MessageBody::ReadIndexRequest(ReadIndexRequest {
+            token: Token(m.token),
+        }),
+        Body::ReadIndexReply(m) => MessageBody::ReadIndexReply(ReadIndexReply {
+            token: Token(m.token),
+            index: m.index.map(|i| index("index", i)).transpose()?,
+        }),
+    };
+    Ok(Message { term, body })
+}
+
+fn index(name: &'static str, value: u64) -> Result<LogIndex> {
+    number(name, value).map(LogIndex)
+}
+
+/// Puts a log id into its wire form.
+#[must_use]
+pub fn log_id_to_wire(id: LogId) -> v1::LogId {
+    v1::LogId {
+        term: id.term.0,
+        index: id.index.0,
+    }
+}
+
+fn log_id_from_wire(id: v1::LogId) -> Result<LogId> {
+    Ok(LogId::new(
+        Term(number("term", id.term)?),
+        index("index", id.index)?,
+    ))
+}
+
+/// Puts a set of members into its wire form.
+#[must_use]
+pub fn members_to_wire(members: &MemberSet) -> v1::MemberSet {
+    v1::MemberSet {
+        voters: members.voters.iter().map(|node| node.0).collect(),
+        learners: members.learners.iter().map(|node| node.0).collect(),
+    }
+}
+
+/// Takes a set of members from its wire form.
+///
+/// # Errors
+/// If a node is named as voter and as learner.
+pub fn members_from_wire(members: v1::MemberSet) -> Result<MemberSet> {
+    let set = MemberSet {
+        voters: members.voters.into_iter().map(NodeId).collect(),
+        learners: members.learners.into_iter().map(NodeId).collect(),
+    };
+    match set.voters.intersection(&set.learners).next() {
+        Some(node) => Err(ConvertError::VoterAndLearner(node.0)),
+        None => Ok(set),
+    }
+}
+
+/// Puts a configuration into its wire form.
+#[must_use]
+pub fn configuration_to_wire(configuration: &Configuration) -> v1::Configuration {
+    v1::Configuration {
+        current: Some(members_to_wire(&configuration.current)),
+        old: configuration.old.as_ref().map(members_to_wire),
+    }
+}
+
+fn configuration_from_wire(configuration: v1::Configuration) -> Result<Configuration> {
+    Ok(Configuration {
+        current: members_from_wire(present("current", configuration.current)?)?,
+        old: configuration.old.map(members_from_wire).transpose()?,
+    })
+}
+
+fn snapshot_to_wire(snapshot: &SnapshotMeta) -> v1::SnapshotMeta {
+    v1::SnapshotMeta {
+        last_included: Some(log_id_to_wire(snapshot.last_included)),
+        configuration: Some(configuration_to_wire(&snapshot.configuration)),
+    }
+}
+
+fn snapshot_from_wire(snapshot: v1::SnapshotMeta) -> Result<SnapshotMeta> {
+    Ok(SnapshotMeta {
+        last_included: log_id_from_wire(present("last_included", snapshot.last_included)?)?,
+        configuration: configuration_from_wire(present("configuration", snapshot.configuration)?)?,
+    })
+}
+
+fn request_vote_to_wire(m: &RequestVote) -> v1::RequestVote {
+    v1::RequestVote {
+        pre_vote: m.pre_vote,
+        last: Some(log_id_to_wire(m.last)),
+        round: m.round,
+        forced: m.forced,
+        disrupted_leader: m.disrupted_leader.map(|(node, _)| node.0),
+        disrupted_term: m.disrupted_leader.map_or(0, |(_, term)| term.0),
+        priority: m.priority,
+    }
+}
+
+fn request_vote_from_wire(m: &v1::RequestVote) -> Result<RequestVote> {
+    let disrupted_term = Term(number("disrupted_term", m.disrupted_term)?);
+    Ok(RequestVote {
+        pre_vote: m.pre_vote,
+        last: log_id_from_wire(present("last", m.last)?)?,
+        round: m.round,
+        forced: m.forced,
+        disrupted_leader: m
+            .disrupted_leader
+            .map(|node| (NodeId(node), disrupted_term)),
+        priority: m.priority,
+    })
+}
+
+fn append_to_wire(m: AppendEntries) -> v1::AppendEntries {
+    v1::AppendEntries {
+        prev: Some(log_id_to_wire(m.prev)),
+        entries: m.entries.into_iter().map(entry_to_wire).collect(),
+        commit: m.commit.0,
+        sequence: m.sequence,
+    }
+}
+
+fn append_from_wire(term: Term, m: v1::AppendEntries) -> Result<AppendEntries> {
+    let prev = log_id_from_wire(present("prev", m.prev)?)?;
+    let mut entries = Vec::with_capacity(m.entries.len());
+    let mut before = prev;
+    for entry in m.entries {
+        let entry = entry_from_wire(entry)?;
+        let follows = entry.id.index == before.index.next() && entry.id.term >= before.term;
+        if !follows || entry.id.term > term {
+            return Err(ConvertError::NotConsecutive);
+        }
+        before = entry.id;
+        entries.push(entry);
+    }
+    Ok(AppendEntries {
+        prev,
+        entries,
+        commit: index("commit", m.commit)?,
+        sequence: number("sequence", m.sequence)?,
+    })
+}
+
+fn entry_to_wire(entry: Entry) -> v1::Entry {
+    let kind = match entry.kind {
+        EntryKind::Command(command) => Kind::Command(command),
+        EntryKind::Configuration(c) => Kind::Configuration(configuration_to_wire(&c)),
+        EntryKind::Internal { tag, payload } => Kind::Internal(Internal {
+            tag: u32::from(tag),
+            payload,
+        }),
+    };
+    v1::Entry {
+        id: Some(log_id_to_wire(entry.id)),
+        time_ns: entry.time_ns,
+        kind: Some(kind),
+    }
+}
+
+fn entry_from_wire(entry: v1::Entry) -> Result<Entry> {
+    let kind = match present("kind", entry.kind)? {
+        Kind::Command(command) => EntryKind::Command(command),
+        Kind::Configuration(c) => EntryKind::Configuration(configuration_from_wire(c)?),
+        Kind::Internal(internal) => EntryKind::Internal {
+            tag: internal
+                .tag
+                .try_into()
+                .map_err(|_| ConvertError::OutOfRange("tag"))?,
+            payload: internal.payload,
+        },
+    };
+    let id = log_id_from_wire(present("id", entry.id)?)?;
+    Ok(Entry {
+        id,
+        time_ns: entry.time_ns,
+        kind,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message as _;
+
+    fn id(term: u64, index: u64) -> LogId {
+        LogId::new(Term(term), LogIndex(index))
+    }
+
+    fn joint() -> Configuration {
+        let learners = [NodeId(9)].into();
+        let current = MemberSet {
+            voters: [NodeId(1), NodeId(2)].into(),
+            learners,
+        };
+        Configuration {
+            current,
+            old: Some(MemberSet::of_voters([NodeId(u64::MAX)])),
+        }
+    }
+
+    fn append() -> AppendEntries {
+        let kinds = [
+            EntryKind::Command("add 1".into()),
+            EntryKind::Configuration(joint()),
+            EntryKind::Internal {
+                tag: 7,
+                payload: "x".into(),
+            },
+        ];
+        let entry = |(i, kind)| Entry {
+            id: id(3, 5 + i as u64),
+            time_ns: u64::MAX,
+            kind,
+        };
+        let entries = kinds.into_iter().enumerate().map(entry).collect();
+        AppendEntries {
+            prev: id(2, 4),
+            entries,
+            commit: LogIndex(4),
+            sequence: 11,
+        }
+    }
+
+    fn every_body() -> Vec<MessageBody> {
+        let snapshot = SnapshotMeta {
+            last_included: id(2, 9),
+            configuration: joint(),
+        };
+        let request_vote = RequestVote {
+            pre_vote: true,
+            last: id(1, 2),
+            round: 3,
+            forced: true,
+            disrupted_leader: Some((NodeId(4), Term(5))),
+            priority: 6,
+        };
+        let ordinary = RequestVote {
+            disrupted_leader: None,
+            pre_vote: false,
+            ..request_vote.clone()
+        };
+        let vote = RequestVoteReply {
+            pre_vote: true,
+            round: 9,
+            granted: false,
+            rejected_by_lease: true,
+            disrupted: Some(Term(3)),
+        };
+        let append_reply = AppendEntriesReply {
+            sequence: 1,
+            index: LogIndex(2),
+            conflict: Some(id(1, 1)),
+            read_only: true,
+        };
+        let installed = InstallSnapshotReply {
+            last_included: id(2, 9),
+            installed: true,
+        };
+        vec![
+            MessageBody::RequestVote(request_vote),
+            MessageBody::RequestVote(ordinary),
+            MessageBody::RequestVoteReply(vote),
+            MessageBody::AppendEntries(append()),
+            MessageBody::AppendEntriesReply(append_reply),
+            MessageBody::Heartbeat(Heartbeat {
+                commit: LogIndex(1),
+                round: 2,
+            }),
+            MessageBody::HeartbeatReply(HeartbeatReply {
+                round: 2,
+                read_only: true,
+            }),
+            MessageBody::InstallSnapshot(InstallSnapshot { snapshot }),
+            MessageBody::InstallSnapshotReply(installed),
+            MessageBody::TimeoutNow(TimeoutNow {
+                leader_stepped_down: true,
+            }),
+            MessageBody::ReadIndexRequest(ReadIndexRequest {
+                token: Token(u64::MAX),
+            }),
+            MessageBody::ReadIndexReply(ReadIndexReply {
+                token: Token(1),
+                index: None,
+            }),
+            MessageBody::ReadIndexReply(ReadIndexReply {
+                token: Token(1),
+                index: Some(LogIndex(3)),
+            }),
+        ]
+    }
+
+    #[test]
+    fn every_message_comes_back_from_the_wire_as_it_was() {
+        for body in every_body() {
+            let message = Message {
+                term: Term(8),
+                body,
+            };
+            let bytes = message_to_wire(message.clone()).encode_to_vec();
+            let wire = v1::RaftMessage::decode(bytes.as_slice()).unwrap();
+            assert_eq!(message_from_wire(wire), Ok(message));
+        }
+    }
+
+    fn refused(change: impl FnOnce(&mut v1::AppendEntries)) -> ConvertError {
+        let mut append = append_to_wire(append());
+        change(&mut append);
+        let body = Some(Body::AppendEntries(append));
+        message_from_wire(v1::RaftMessage { term: 8, body }).unwrap_err()
+    }
+
+    #[test]
+    fn hostile_messages_are_refused() {
+        use ConvertError::{Missing, NotConsecutive, OutOfRange, VoterAndLearner};
+        assert_eq!(
+            message_from_wire(v1::RaftMessage::default()),
+            Err(Missing("body"))
+        );
+        assert_eq!(refused(|a| a.prev = None), Missing("prev"));
+        assert_eq!(refused(|a| a.entries[0].id = None), Missing("id"));
+        assert_eq!(refused(|a| a.entries[0].kind = None), Missing("kind"));
+        assert_eq!(refused(|a| a.commit = u64::MAX), OutOfRange("commit"));
+        assert_eq!(
+            refused(|a| a.prev = Some(v1::LogId { term: 9, index: 4 })),
+            NotConsecutive
+        );
+        assert_eq!(refused(|a| drop(a.entries.remove(1))), NotConsecutive);
+        let internal = Kind::Internal(Internal {
+            tag: 256,
+            payload: "".into(),
+        });
+        assert_eq!(
+            refused(|a| a.entries[2].kind = Some(internal)),
+            OutOfRange("tag")
+        );
+        let both = v1::MemberSet {
+            voters: vec![1],
+            learners: vec![1],
+        };
+        assert_eq!(members_from_wire(both), Err(VoterAndLearner(1)));
+    }
+
+    #[test]
+    fn any_bytes_are_an_error_or_a_message_but_no_panic() {
+        let base = message_to_wire(Message {
+            term: Term(8),
+            body: every_body().remove(3),
+        });
+        let base = base.encode_to_vec();
+        for position in 0..base.len() {
+            for bit in 0..8 {
+                let mut bytes = base.clone();
+                bytes[position] ^= 1 << bit;
+                if let Ok(wire) = v1::RaftMessage::decode(bytes.as_slice()) {
+                    let _ = message_from_wire(wire);
+                }
+            }
+        }
+    }
+}
