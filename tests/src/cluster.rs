@@ -8,9 +8,11 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
+
+static TURN: Mutex<()> = Mutex::new(());
 
 /// How a cluster is started.
 #[derive(Clone, Debug)]
@@ -39,6 +41,8 @@ impl Default for ClusterOptions {
 /// Nodes on this machine. Dropping it kills them and removes their data.
 #[derive(Debug)]
 pub struct Cluster {
+    /// Held while the nodes live: two clusters at once would only measure each other.
+    _turn: MutexGuard<'static, ()>,
     directory: TempDir,
     nodes: Vec<Node>,
     options: ClusterOptions,
@@ -78,6 +82,7 @@ impl Cluster {
     /// # Errors
     /// If no temporary directory or no free port can be had.
     pub fn prepare(options: ClusterOptions) -> Result<Self> {
+        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = tempfile::Builder::new().prefix("kontiki-").tempdir()?;
         let ports = free_ports(2 * options.nodes)?;
         let network = options.network.clone();
