@@ -101,6 +101,7 @@ impl Cluster {
             }
         });
         Ok(Self {
+            _turn: turn,
             nodes: nodes.collect(),
             directory,
             options,
