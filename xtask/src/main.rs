@@ -1,2 +1,45 @@
-//! What people type.
-fn main() {}
+//! What people type: `cargo xtask COMMAND`.
+
+mod checkout;
+mod output;
+mod plugins;
+mod setup;
+
+use clap::{Parser, Subcommand};
+use output::Format;
+use std::process::ExitCode;
+
+/// Set up, build and try Kontiki from a checkout.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    /// How results are printed; progress always goes to standard error.
+    #[arg(short, long, global = true, value_enum, default_value_t = Format::Text)]
+    output: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// One variant and one file per command.
+#[derive(Subcommand)]
+enum Command {
+    /// Find out what this machine lacks to build everything, and install it.
+    Setup(setup::Arguments),
+    /// Build every plugin of this checkout to a component.
+    Plugins(plugins::Arguments),
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match arguments.command {
+        Command::Setup(command) => setup::run(&command, arguments.output),
+        Command::Plugins(command) => plugins::run(&command, arguments.output),
+    };
+    match result {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
