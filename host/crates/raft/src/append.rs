@@ -55,7 +55,7 @@ impl Core {
         entries: &[Entry],
         out: &mut Effects,
     ) -> bool {
-        if prev.index >= self.commit {
+        if prev.index > self.commit {
             return true;
         }
         let ids = core::iter::once(prev).chain(entries.iter().map(|entry| entry.id));

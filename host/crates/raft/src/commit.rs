@@ -42,8 +42,8 @@ impl Waiting {
         usize::try_from(bytes).unwrap_or(usize::MAX)
     }
 
-    /// Everything up to `index` is committed.
-    fn committed(&mut self, index: LogIndex) {
+    /// Everything up to `index` is committed, and durable here.
+    fn settle(&mut self, index: LogIndex) {
         let below = self.queue.partition_point(|waiter| waiter.index <= index);
         if let Some(last) = below.checked_sub(1).map(|at| self.queue[at]) {
             self.settled_size_bytes = self.settled_size_bytes.max(last.upto_size_bytes);
@@ -71,6 +71,27 @@ impl Waiting {
     /// What was appended by an earlier leadership weighs on nobody (trap 36).
     fn forget_quota(&mut self) {
         self.settled_size_bytes = self.appended_size_bytes;
+    }
+}
+
+/// Entries in memory that were handed to the state machine and not reported applied.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct ApplyWindow {
+    /// Last index and size of each batch, ascending.
+    batches: VecDeque<(LogIndex, usize)>,
+    size_bytes: usize,
+}
+
+impl ApplyWindow {
+    fn push(&mut self, last: LogIndex, size_bytes: usize) {
+        self.batches.push_back((last, size_bytes));
+        self.size_bytes += size_bytes;
+    }
+
+    pub(crate) fn applied(&mut self, index: LogIndex) {
+        while let Some((_, size_bytes)) = self.batches.pop_front_if(|(last, _)| *last <= index) {
+            self.size_bytes -= size_bytes;
+        }
     }
 }
 
@@ -116,9 +137,15 @@ impl Core {
         }
         debug_assert!(index <= self.log.last().index, "only what is in the log");
         let before = core::mem::replace(&mut self.commit, index);
-        self.waiting.committed(index);
+        self.settle_proposals();
         self.report_configurations(before, out);
         self.on_leader_commit(out);
+    }
+
+    /// What is committed and durable here no longer counts against the backlog. Both are needed: a
+    /// leader whose disk lags behind its followers must not gather entries without bound.
+    pub(crate) fn settle_proposals(&mut self) {
+        self.waiting.settle(self.commit.min(self.log.durable()));
     }
 
     /// Reports the configurations committed after `before`, but not joint stages (braft).
@@ -161,23 +188,32 @@ impl Core {
         };
         while self.applying < ready && !self.snapshots.is_fetching() {
             let window = self.settings.apply_inflight_entries_max as u64;
-            let inflight = self.applying.0 - self.applied.0;
-            let free = window.saturating_sub(inflight);
-            if free == 0 {
+            let free = window.saturating_sub(self.applying.0 - self.applied.0);
+            let size_bytes_free = self.apply_window_bytes();
+            if free == 0 || size_bytes_free == 0 {
                 return;
             }
             let first = self.applying.next();
             let last = ready.min(LogIndex(self.applying.0 + free));
-            self.apply(first, last, out);
+            self.apply(first, last, size_bytes_free, out);
         }
     }
 
-    fn apply(&mut self, first: LogIndex, last: LogIndex, out: &mut Effects) {
+    /// Bytes that may still be handed over: as many as the cache may hold, so that a state machine
+    /// that lags does not keep in memory what the cache has let go.
+    fn apply_window_bytes(&self) -> usize {
+        let max = self.settings.cache_size_bytes_max.max(1);
+        max.saturating_sub(self.apply_window.size_bytes)
+    }
+
+    fn apply(&mut self, first: LogIndex, last: LogIndex, size_bytes_max: usize, out: &mut Effects) {
         let in_memory = self.log.cache_first();
         let (last, entries) = if first < in_memory {
             (last.min(in_memory.prev()), Vec::new())
         } else {
-            let (entries, _) = self.log.slice(first, last, usize::MAX);
+            let (entries, size_bytes) = self.log.slice(first, last, size_bytes_max);
+            let last = entries.last().map_or(last, |entry| entry.id.index);
+            self.apply_window.push(last, size_bytes);
             (last, entries)
         };
         self.applying = last;
@@ -191,6 +227,7 @@ impl Core {
 
     pub(crate) fn on_applied(&mut self, index: LogIndex) {
         self.applied = self.applied.max(index.min(self.applying));
+        self.apply_window.applied(self.applied);
     }
 
     /// The leadership is over. What is committed will still be answered by its application; the

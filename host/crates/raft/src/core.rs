@@ -1,6 +1,6 @@
 //! One replica: its state, and which part handles which input.
 
-use crate::commit::Waiting;
+use crate::commit::{ApplyWindow, Waiting};
 use crate::disk::Disk;
 use crate::election::Campaign;
 use crate::history::History;
@@ -37,6 +37,7 @@ pub struct Core {
     pub(crate) snapshots: Snapshots,
     /// Everything that waits for its entry to be committed and handed to the state machine.
     pub(crate) waiting: Waiting,
+    pub(crate) apply_window: ApplyWindow,
     /// The leader of this term, itself included.
     pub(crate) known_leader: Option<NodeId>,
     /// When a leader of the present term last spoke.
@@ -288,6 +289,7 @@ impl Core {
         };
         self.log
             .mark_durable(if known { io.last_index } else { durable });
+        self.settle_proposals();
         self.disk.release(out);
         self.count_own_vote(out);
         self.advance_leader_commit(out);

@@ -7,6 +7,9 @@ use crate::{Effect, Effects, HardState, Instant, IoId, LogIndex, Persist, Term};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 
+/// Effects held back before messages are dropped.
+const HELD_MAX: usize = 16_384;
+
 /// Writes that are staged or under way.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Disk {
@@ -104,11 +107,12 @@ impl Disk {
         }
     }
 
-    /// Holds `effect` back until write `sequence` is durable.
+    /// Holds `effect` back until write `sequence` is durable. While a disk hangs, messages beyond
+    /// a bound are lost instead, as on a network.
     pub(crate) fn hold(&mut self, sequence: u64, effect: Effect, out: &mut Effects) {
         if sequence <= self.done {
             out.push(effect);
-        } else {
+        } else if self.held.len() < HELD_MAX || !matches!(effect, Effect::Send { .. }) {
             self.held.push((sequence, effect));
         }
     }

@@ -31,6 +31,8 @@ mod effect;
 mod election;
 mod entry;
 mod following;
+#[cfg(test)]
+mod fuzz;
 mod guard;
 mod history;
 mod ids;

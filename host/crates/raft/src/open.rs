@@ -1,6 +1,6 @@
 //! Opening a replica on what storage found.
 
-use crate::commit::Waiting;
+use crate::commit::{ApplyWindow, Waiting};
 use crate::core::Core;
 use crate::disk::Disk;
 use crate::history::History;
@@ -86,6 +86,7 @@ impl Core {
             applied: recovered.applied,
             snapshots: Snapshots::new(recovered.snapshot, recovered.previous_snapshot),
             waiting: Waiting::default(),
+            apply_window: ApplyWindow::default(),
             known_leader: None,
             leader_heard_at: None,
             lease,

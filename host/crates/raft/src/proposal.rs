@@ -4,6 +4,10 @@ use crate::core::Core;
 use crate::{Effects, Entry, EntryKind, LogId, Proposal, RejectReason};
 use alloc::vec::Vec;
 
+/// Proposals waiting for their application before new ones are refused as busy: a state machine
+/// that lags must not let them pile up without bound.
+const PENDING_MAX: usize = 1 << 18;
+
 impl Core {
     /// Appends what can be appended, in order, as one write and one round of replication.
     pub(crate) fn on_propose(&mut self, proposals: Vec<Proposal>, out: &mut Effects) {
@@ -68,6 +72,9 @@ impl Core {
                 size_bytes,
                 size_bytes_max,
             });
+        }
+        if self.waiting.len() >= PENDING_MAX {
+            return Some(RejectReason::Busy);
         }
         // One entry is always accepted, however small the limit, or nothing would ever go on.
         let uncommitted = self.waiting.uncommitted_size_bytes();

@@ -136,6 +136,7 @@ impl Core {
         }
         self.applying = last_included.index;
         self.applied = last_included.index;
+        self.apply_window.applied(last_included.index);
         // Committed by an earlier leadership here, but their results went past this replica.
         for (_, token) in self.waiting.take_upto(last_included.index) {
             Self::reject(token, RejectReason::LeadershipLost, out);

@@ -1,6 +1,7 @@
 //! A small cluster in one thread for unit tests: messages are delivered at once unless a link is
 //! cut, writes complete at once unless a disk is held.
 
+use crate::random::Random;
 use crate::{
     Configuration, ConfigurationChange, Core, Effect, Effects, Entry, EntryKind, Event, HardState,
     Input, Instant, IoId, LogId, LogIndex, MemberSet, Message, NodeId, Persist, Proposal, ReadMode,
@@ -160,6 +161,69 @@ impl Cluster {
             fetches: 0,
         };
         self.nodes.insert(id, node);
+    }
+
+    /// Loses what is not durable.
+    pub(crate) fn crash(&mut self, id: u64) {
+        self.restart(id);
+    }
+
+    /// Gives `input` to node `id` without waiting for what follows.
+    pub(crate) fn give_later(&mut self, id: u64, input: Input) {
+        self.step(id, input);
+    }
+
+    /// One thing at random: a message, in any order or lost; a write; or time.
+    pub(crate) fn random_step(&mut self, random: &mut Random, loss_percent: u64) {
+        let ids: Vec<u64> = self.nodes.keys().copied().collect();
+        let id = ids[random.next() as usize % ids.len()];
+        match random.next() % 10 {
+            0..=5 if !self.wire.is_empty() => {
+                // Mostly in order.
+                let spread = if random.next().is_multiple_of(4) {
+                    8
+                } else {
+                    1
+                };
+                let at = random.next() as usize % self.wire.len().min(spread);
+                let (from, to, message) = self.wire.remove(at).unwrap();
+                let lost = random.next() % 100 < loss_percent || self.cut.contains(&(from, to));
+                if random.next() % 100 < loss_percent / 4 {
+                    self.wire.push_back((from, to, message.clone()));
+                }
+                if !lost {
+                    let from = NodeId(from);
+                    self.step(to, Input::Message { from, message });
+                }
+            }
+            6..=8 if !self.node(id).hold_disk => {
+                self.sync_one(id);
+            }
+            _ => {
+                self.now = self.now.plus(Duration::from_micros(random.next() % 40_000));
+                let now = self.now;
+                let due = |node: &Node| node.core.next_deadline().is_some_and(|at| at <= now);
+                let ids: Vec<u64> = ids.into_iter().filter(|id| due(self.node(*id))).collect();
+                for id in ids {
+                    self.step(id, Input::Tick);
+                }
+            }
+        }
+    }
+
+    /// Takes a snapshot on `id` if there is anything new to put into one.
+    pub(crate) fn try_save_snapshot(&mut self, id: u64) {
+        let node = self.node(id);
+        let status = node.core.status(self.now);
+        let newest = node.disk.snapshot.as_ref().map(|s| s.last_included.index);
+        let durable = node
+            .disk
+            .entries
+            .iter()
+            .any(|e| e.id.index == status.applied_index);
+        if durable && status.applied_index > newest.unwrap_or_default() {
+            self.save_snapshot(id);
+        }
     }
 
     pub(crate) fn restart(&mut self, id: u64) {
@@ -384,7 +448,7 @@ impl Cluster {
         };
         node.disk.previous = node.disk.snapshot.take().map(|s| s.last_included);
         node.disk.snapshot = Some(snapshot.clone());
-        self.give(id, Input::SnapshotSaved { snapshot });
+        self.step(id, Input::SnapshotSaved { snapshot });
     }
 
     pub(crate) fn commands(&self, id: u64) -> Vec<Bytes> {
