@@ -96,8 +96,63 @@ impl Metadata {
         }
         for package in &self.packages {
             let stand_in = format!("/{}-{}", package.name, package.version);
-            mappings.push((package.directory().to_owned(), stand_in));
+            // The whole registry at once: a standard library that is built from source brings packages
+            // from there that are not in this list.
+            let mapping = match registry_of(package.directory()) {
+                Some(registry) => (registry.to_owned(), "/registry".to_owned()),
+                None => (package.directory().to_owned(), stand_in),
+            };
+            if !mappings.contains(&mapping) {
+                mappings.push(mapping);
+            }
         }
         mappings
+    }
+}
+
+/// The directory of unpacked packages (`…/registry/src/<index>`) that a package lies in.
+fn registry_of(package: &Path) -> Option<&Path> {
+    let registry = package.parent()?;
+    registry
+        .parent()?
+        .ends_with("registry/src")
+        .then_some(registry)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_registry_is_mapped_once_and_a_path_package_by_itself() {
+        let metadata: Metadata = serde_json::from_str(
+            r#"{
+                "packages": [
+                    {"id": "a", "name": "a", "version": "1.0.0", "targets": [{"kind": ["cdylib"]}],
+                     "manifest_path": "/home/me/plugins/a/Cargo.toml"},
+                    {"id": "b", "name": "b", "version": "2.0.0", "targets": [{"kind": ["lib"]}],
+                     "manifest_path": "/home/me/.cargo/registry/src/index-1/b-2.0.0/Cargo.toml"},
+                    {"id": "c", "name": "c", "version": "3.0.0", "targets": [{"kind": ["cdylib"]}],
+                     "manifest_path": "/home/me/.cargo/registry/src/index-1/c-3.0.0/Cargo.toml"}
+                ],
+                "workspace_members": ["a"],
+                "workspace_root": "/home/me/plugins",
+                "target_directory": "/home/me/plugins/target",
+                "build_directory": "/home/me/build"
+            }"#,
+        )
+        .unwrap();
+        let mappings = metadata.path_mappings();
+        let of = |path: &str| {
+            mappings
+                .iter()
+                .filter(|(from, _)| from == Path::new(path))
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(of("/home/me/.cargo/registry/src/index-1").len(), 1);
+        assert_eq!(of("/home/me/plugins/a")[0].1, "/a-1.0.0");
+        assert_eq!(of("/home/me/build")[0].1, "/build");
+        assert_eq!(metadata.plugins(), ["a"]);
+        assert_eq!(metadata.name_of("b"), Some("b"));
     }
 }
