@@ -35,3 +35,13 @@ pub(crate) fn cache_directory() -> Result<PathBuf> {
         .context("neither XDG_CACHE_HOME nor HOME is set")?
         .join("kontiki"))
 }
+
+/// A program of this workspace, as cargo builds it for development.
+///
+/// # Errors
+/// If the program is run outside a checkout.
+pub(crate) fn binary(name: &str) -> Result<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map(PathBuf::from);
+    let target = target.map_or_else(|| Ok::<_, anyhow::Error>(root()?.join("target")), Ok)?;
+    Ok(target.join("debug").join(name))
+}

@@ -1,9 +1,14 @@
 //! What people type: `cargo xtask COMMAND`.
 
+mod cargo;
 mod checkout;
+mod demo;
+mod no_std;
 mod output;
 mod plugins;
 mod setup;
+mod sim;
+mod test;
 
 use clap::{Parser, Subcommand};
 use output::Format;
@@ -27,6 +32,12 @@ enum Command {
     Setup(setup::Arguments),
     /// Build every plugin of this checkout to a component.
     Plugins(plugins::Arguments),
+    /// Start three nodes, kill the leader under load, check that nothing acknowledged is lost.
+    Demo(demo::Arguments),
+    /// Run everything that must hold before a change lands.
+    Test(test::Arguments),
+    /// Simulate whole clusters, one seed after another.
+    Sim(sim::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -34,6 +45,9 @@ fn main() -> ExitCode {
     let result = match arguments.command {
         Command::Setup(command) => setup::run(&command, arguments.output),
         Command::Plugins(command) => plugins::run(&command, arguments.output),
+        Command::Demo(command) => demo::run(&command, arguments.output),
+        Command::Test(command) => test::run(&command, arguments.output),
+        Command::Sim(command) => sim::run(&command, arguments.output),
     };
     match result {
         Ok(code) => code,

@@ -50,6 +50,22 @@ pub(crate) fn run(arguments: &Arguments, format: Format) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Builds every plugin for another command, and says so only where something changed.
+///
+/// # Errors
+/// As [`run`].
+pub(crate) fn build_quietly() -> Result<()> {
+    let all = Arguments {
+        way: None,
+        plugins: Vec::new(),
+    };
+    let built = build_all(&checkout::root()?, &all)?;
+    for built in built.iter().filter(|built| built.changed) {
+        eprintln!("plugins: {} is {}", built.name, built.digest);
+    }
+    Ok(())
+}
+
 fn build_all(checkout: &Path, arguments: &Arguments) -> Result<Vec<Built>> {
     let toolchain = Toolchain::find(&Programs::of_this_process(), arguments.way)?;
     let project = Project::at(checkout.join("plugins/Cargo.toml"))

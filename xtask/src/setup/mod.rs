@@ -4,6 +4,7 @@ mod apt;
 mod failure_note;
 mod machine;
 mod native;
+mod network;
 mod rustup;
 mod wasm;
 
@@ -81,7 +82,11 @@ pub(crate) fn ensure() -> Result<()> {
 }
 
 fn check(machine: &Machine) -> Result<Report> {
-    let needs = vec![native::need(machine), wasm::need(machine)?];
+    let needs = vec![
+        native::need(machine),
+        wasm::need(machine)?,
+        network::need(machine),
+    ];
     let ready = needs.iter().all(|need| need.present);
     Ok(Report {
         ready,
@@ -102,6 +107,7 @@ fn set_up(machine: &Machine) -> Result<Report> {
     }
     let mut packages = native::missing_packages(machine);
     packages.extend(wasm::missing_packages(machine)?);
+    packages.extend(network::missing_packages(machine));
     let todo = match apt::install(machine, &packages)? {
         apt::Outcome::NothingToDo => None,
         apt::Outcome::Installed(action) => {
