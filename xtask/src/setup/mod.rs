@@ -145,3 +145,6 @@ fn print_missing(report: &Report) {
         eprintln!("run: {todo}");
     }
 }
+
+#[cfg(test)]
+mod tests;
