@@ -35,6 +35,7 @@ mod rocks_options;
 mod storage;
 mod store;
 mod uri;
+mod wal;
 mod writer;
 
 pub use blob::BlobStore;

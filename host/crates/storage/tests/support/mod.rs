@@ -107,3 +107,13 @@ pub fn persist(
         .recv()
         .expect("every write is answered")
 }
+
+/// A directory for tests that open many databases and whose subject is not durability: in memory
+/// if there is a place for it.
+pub fn scratch() -> tempfile::TempDir {
+    let memory = Path::new("/dev/shm");
+    match memory.is_dir() {
+        true => tempfile::tempdir_in(memory).unwrap(),
+        false => tempfile::tempdir().unwrap(),
+    }
+}
