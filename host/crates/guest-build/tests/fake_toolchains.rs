@@ -1,6 +1,8 @@
 //! Both ways of building, with programs that only record what they were asked to do. The machine that
 //! runs the tests need have neither.
 
+#![allow(clippy::unwrap_used, reason = "a helper that fails fails its test")]
+
 use kontiki_guest_build::{Component, Error, Programs, Project, Toolchain, Way, build};
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
