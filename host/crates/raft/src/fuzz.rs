@@ -6,9 +6,10 @@ use crate::testing::{Cluster, DiskImage, members};
 use crate::{
     AppendEntries, AppendEntriesReply, Configuration, ConfigurationChange, Core, Effect, Effects,
     Entry, EntryKind, Event, Heartbeat, HeartbeatReply, Input, InstallSnapshot,
-    InstallSnapshotReply, Instant, IoId, LogId, LogIndex, MemberSet, Message, MessageBody, NodeId,
-    Proposal, ReadIndexReply, ReadIndexRequest, ReadMode, Recovered, RequestVote, RequestVoteReply,
-    Role, Settings, SnapshotMeta, Term, TimeoutNow, Token, TransferTarget,
+    InstallSnapshotReply, Instant, IoId, LeaseStatus, LogId, LogIndex, MemberSet, Message,
+    MessageBody, NodeId, Proposal, ReadIndexReply, ReadIndexRequest, ReadMode, Recovered,
+    RequestVote, RequestVoteReply, Role, Settings, SnapshotMeta, Term, TimeoutNow, Token,
+    TransferTarget,
 };
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -29,6 +30,8 @@ struct Oracle {
     /// What was ever applied at each index.
     applied: BTreeMap<LogIndex, Entry>,
     seen: BTreeMap<u64, usize>,
+    /// Commit index of each node when it was last looked at.
+    commits: BTreeMap<u64, LogIndex>,
 }
 
 impl Oracle {
@@ -55,12 +58,45 @@ impl Oracle {
                     || matches!(event, Event::SecondLeader { .. })
             };
             assert_eq!(node.events.iter().find(odd), None, "node {id}");
+            self.check_commit(cluster, id);
             let status = node.core.status(cluster.now);
             assert!(status.applied_index <= status.applying_index);
             assert!(status.applying_index <= status.commit_index);
             assert!(status.commit_index <= status.last.index);
             assert!(status.log_start.index <= status.applied_index);
         }
+        let leases = cluster
+            .nodes
+            .values()
+            .filter(|node| node.core.status(cluster.now).lease == LeaseStatus::Valid);
+        assert!(leases.count() <= 1, "two leases at one time");
+    }
+
+    /// What a leader commits is on the disks of a quorum of a configuration it may go by.
+    fn check_commit(&mut self, cluster: &Cluster, id: u64) {
+        let core = &cluster.node(id).core;
+        let commit = core.commit_index();
+        let before = self.commits.insert(id, commit).unwrap_or_default();
+        let leads = matches!(core.role(), Role::Leader | Role::Transferring);
+        if !leads || commit <= before {
+            return;
+        }
+        let disk = &cluster.node(id).disk;
+        let term = disk.entries.iter().find(|entry| entry.id.index == commit);
+        let Some(at) = term.map(|entry| entry.id) else {
+            return; // Committed by the others before it is durable here.
+        };
+        assert_eq!(
+            at.term,
+            core.term(),
+            "node {id} committed an entry of an older term"
+        );
+        let last = core.last_log_id().index;
+        let held = (commit.0..=last.0).any(|index| {
+            let configuration = core.configuration_at(LogIndex(index));
+            configuration.is_some_and(|c| cluster.is_held_by_quorum(at, c))
+        });
+        assert!(held, "node {id} committed {at} without a quorum");
     }
 }
 
@@ -136,6 +172,10 @@ fn disturb(cluster: &mut Cluster, random: &mut Random) {
 }
 
 fn run(seed: u64) -> (usize, usize) {
+    run_with(seed, |_| {})
+}
+
+fn run_with(seed: u64, prepare: impl Fn(&mut Cluster)) -> (usize, usize) {
     let mut random = Random::new(seed);
     let settings = Settings {
         leader_lease: chance(&mut random, 30),
@@ -151,6 +191,10 @@ fn run(seed: u64) -> (usize, usize) {
         ..Settings::default()
     };
     let mut cluster = Cluster::with(3, settings);
+    prepare(&mut cluster);
+    for id in 1..=3 {
+        cluster.restart(id);
+    }
     for id in 4..=NODES {
         cluster.open(id, DiskImage::default());
     }
@@ -200,7 +244,7 @@ fn recover(cluster: &mut Cluster, oracle: &mut Oracle, seed: u64) {
 #[test]
 fn random_schedules_keep_every_promise() {
     let (mut entries, mut elections) = (0, 0);
-    for seed in 0..150 {
+    for seed in 0..seeds(150) {
         let (applied, leaders) = run(seed);
         entries += applied;
         elections += leaders;
@@ -363,7 +407,7 @@ fn junk(random: &mut Random, term: Term) -> Input {
 
 #[test]
 fn no_message_makes_a_replica_panic_or_lose_what_is_committed() {
-    for seed in 0..300 {
+    for seed in 0..seeds(300) {
         let mut random = Random::new(seed);
         let mut core = Core::new(
             NodeId(1),
@@ -395,5 +439,29 @@ fn no_message_makes_a_replica_panic_or_lose_what_is_committed() {
             assert!(core.commit_index() >= commit, "seed {seed}");
             commit = core.commit_index();
         }
+    }
+}
+
+/// As many seeds as `KONTIKI_SEEDS` says, or `default`.
+fn seeds(default: u64) -> u64 {
+    let wanted = std::env::var("KONTIKI_SEEDS").ok();
+    wanted
+        .and_then(|seeds| seeds.parse().ok())
+        .unwrap_or(default)
+}
+
+/// Which planted faults these schedules find is only a hint: the simulator is there for that.
+#[cfg(feature = "planted-bugs")]
+#[test]
+#[ignore = "prints a table"]
+fn planted_faults_are_found() {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+    for &bug in crate::PlantedBug::ALL {
+        let fails = |seed: &u64| {
+            let run = || run_with(*seed, |cluster| cluster.planted = Some(bug));
+            catch_unwind(AssertUnwindSafe(run)).is_err()
+        };
+        let found = (0..seeds(1_000)).find(fails);
+        std::println!("FOUND {bug:?}: {found:?}");
     }
 }

@@ -4,8 +4,9 @@
 use crate::random::Random;
 use crate::{
     Configuration, ConfigurationChange, Core, Effect, Effects, Entry, EntryKind, Event, HardState,
-    Input, Instant, IoId, LogId, LogIndex, MemberSet, Message, NodeId, Persist, Proposal, ReadMode,
-    Recovered, RejectReason, Role, Settings, SnapshotMeta, TermStart, Token,
+    Input, Instant, IoId, LogId, LogIndex, MemberSet, Message, MessageBody, NodeId, Persist,
+    Proposal, ReadMode, Recovered, RejectReason, RequestVote, Role, Settings, SnapshotMeta,
+    TermStart, Token,
 };
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -102,6 +103,14 @@ pub(crate) struct Cluster {
     wire: VecDeque<(u64, u64, Message)>,
     next_token: u64,
     initial: MemberSet,
+    /// Whom a node voted for in a term.
+    votes: BTreeMap<(u64, u64), u64>,
+    /// Highest index whose proposer was answered, and what it was when a read began.
+    answered_upto: LogIndex,
+    read_floors: BTreeMap<Token, LogIndex>,
+    /// Switched on in every node that is opened.
+    #[cfg(feature = "planted-bugs")]
+    pub(crate) planted: Option<crate::PlantedBug>,
 }
 
 pub(crate) fn members(ids: impl IntoIterator<Item = u64>) -> MemberSet {
@@ -122,6 +131,11 @@ impl Cluster {
             wire: VecDeque::new(),
             next_token: 0,
             initial: members(1..=voters),
+            votes: BTreeMap::new(),
+            answered_upto: LogIndex(0),
+            read_floors: BTreeMap::new(),
+            #[cfg(feature = "planted-bugs")]
+            planted: None,
         };
         for id in 1..=voters {
             cluster.open(id, DiskImage::default());
@@ -145,6 +159,12 @@ impl Cluster {
             self.now,
             id + self.now.0,
         );
+        #[cfg(feature = "planted-bugs")]
+        let core = {
+            let mut core = core;
+            self.planted.into_iter().for_each(|bug| core.plant(bug));
+            core
+        };
         let node = Node {
             core,
             disk,
@@ -256,8 +276,82 @@ impl Cluster {
         self.settle();
     }
 
+    /// Nothing leaves that is not durable, and nobody votes twice in a term.
+    fn check_promises(&mut self, id: u64, to: u64, message: &Message) {
+        let disk = &self.nodes[&id].disk;
+        let held = disk.hard_state;
+        let MessageBody::RequestVote(RequestVote { pre_vote: true, .. }) = message.body else {
+            assert!(
+                held.term >= message.term,
+                "node {id}: the term is not durable"
+            );
+            return self.check_promises_in_term(id, to, message);
+        };
+    }
+
+    fn check_promises_in_term(&mut self, id: u64, to: u64, message: &Message) {
+        let disk = &self.nodes[&id].disk;
+        let term = message.term;
+        let voted_for = |node: u64| HardState {
+            term,
+            voted_for: Some(NodeId(node)),
+        };
+        match &message.body {
+            MessageBody::RequestVote(_) => {
+                assert_eq!(
+                    disk.hard_state,
+                    voted_for(id),
+                    "node {id}: own vote not durable"
+                );
+            }
+            MessageBody::RequestVoteReply(reply) if reply.granted && !reply.pre_vote => {
+                assert_eq!(
+                    disk.hard_state,
+                    voted_for(to),
+                    "node {id}: vote not durable"
+                );
+                let first = *self.votes.entry((id, term.0)).or_insert(to);
+                assert_eq!(first, to, "node {id} voted twice in term {term}");
+            }
+            MessageBody::AppendEntriesReply(reply) if reply.conflict.is_none() => {
+                // A published snapshot stands for the log up to it, even while the log is not
+                // yet cut.
+                let last = disk.entries.last().map_or(disk.start, |entry| entry.id);
+                let snapshot = disk.snapshot.as_ref().map(|s| s.last_included.index);
+                let durable = last.index.max(snapshot.unwrap_or_default());
+                assert!(
+                    durable >= reply.index,
+                    "node {id}: {reply:?} with {durable} durable"
+                );
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether every majority that `configuration` asks for holds `id` durably.
+    pub(crate) fn is_held_by_quorum(&self, id: LogId, configuration: &Configuration) -> bool {
+        let holds = |node: &NodeId| {
+            let disk = self.nodes.get(&node.0).map(|node| &node.disk);
+            disk.is_some_and(|disk| {
+                let snapshot = disk.snapshot.as_ref().map(|s| s.last_included.index);
+                disk.start.index.max(snapshot.unwrap_or_default()) >= id.index
+                    || disk.entries.iter().any(|e| e.id == id)
+            })
+        };
+        let mut sets = [Some(&configuration.current), configuration.old.as_ref()].into_iter();
+        sets.all(|set| {
+            set.is_none_or(|set| {
+                let holders = set.voters.iter().filter(|node| holds(node)).count();
+                holders > set.voters.len() / 2
+            })
+        })
+    }
+
     fn step(&mut self, id: u64, input: Input) {
         let now = self.now;
+        if let Input::ReadIndex { token, .. } = &input {
+            self.read_floors.insert(*token, self.answered_upto);
+        }
         let mut effects = Effects::new();
         let node = self.node_mut(id);
         node.core.handle(now, input, &mut effects);
@@ -269,7 +363,10 @@ impl Cluster {
     fn carry_out(&mut self, id: u64, effect: Effect) {
         match effect {
             Effect::Persist(persist) => self.node_mut(id).writes.push_back(persist),
-            Effect::Send { to, message } => self.wire.push_back((id, to.0, message)),
+            Effect::Send { to, message } => {
+                self.check_promises(id, to.0, &message);
+                self.wire.push_back((id, to.0, message));
+            }
             Effect::Apply(batch) => {
                 let node = self.node_mut(id);
                 let first = node.disk.start.index.0 + 1;
@@ -279,6 +376,9 @@ impl Cluster {
                     assert_eq!(batch.entries, on_disk, "memory and disk agree");
                 }
                 node.applied.extend(on_disk);
+                let answered = batch.waiting.last().map(|(index, _)| *index);
+                self.answered_upto = self.answered_upto.max(answered.unwrap_or_default());
+                let node = self.node_mut(id);
                 node.answered
                     .extend(batch.waiting.iter().map(|(_, token)| *token));
                 if !node.hold_apply {
@@ -312,7 +412,14 @@ impl Cluster {
             Effect::Rejected { token, reason } => {
                 self.node_mut(id).rejected.push((token, reason));
             }
-            Effect::ReadReady { token, index } => self.node_mut(id).reads.push((token, index)),
+            Effect::ReadReady { token, index } => {
+                let floor = self.read_floors.get(&token).copied().unwrap_or_default();
+                assert!(
+                    index >= floor,
+                    "node {id}: read at {index}, {floor} was answered before"
+                );
+                self.node_mut(id).reads.push((token, index));
+            }
             Effect::Event(event) => self.node_mut(id).events.push(event),
         }
     }
