@@ -86,3 +86,8 @@ pub use machine::{Entry, Error, Machine, text};
 pub use snapshot::{
     FileReader, FileWriter, SnapshotFile, SnapshotInfo, SnapshotReader, SnapshotWriter,
 };
+
+/// The page for authors; its example compiles and its tests pass.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;
