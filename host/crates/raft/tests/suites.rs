@@ -1,0 +1,8 @@
+//! The systematic suites of the core, over its public interface only: inputs and effects.
+//! One binary, so that the support code is compiled once.
+
+mod support;
+
+mod paper;
+mod paper_safety;
+mod thesis;

@@ -1,0 +1,26 @@
+//! A small deterministic cluster for the suites: virtual time, an in-memory disk that persists,
+//! loses and stalls on order, a network that cuts, drops and holds on order, and state machines
+//! that apply when told. Everything that is checked is seen from outside: inputs and effects.
+
+mod cluster;
+mod disk;
+mod network;
+mod replica;
+pub(crate) mod say;
+mod seen;
+mod solo;
+mod watch;
+
+pub(crate) use cluster::{Cluster, Outcome, Setup};
+pub(crate) use disk::{Image, Saved};
+pub(crate) use network::Envelope;
+pub(crate) use say::{change, configuration, entries_after, id, image, joint, learner_set, voters};
+pub(crate) use seen::Seen;
+pub(crate) use solo::Solo;
+
+use std::time::Duration;
+
+/// Milliseconds, as scenarios count time.
+pub(crate) const fn ms(count: u64) -> Duration {
+    Duration::from_millis(count)
+}
