@@ -165,10 +165,12 @@ fn a_follower_votes_once_in_a_term() {
         (Some(2), 3, false),
         (Some(3), 2, false),
     ] {
-        let mut disk = Image::default();
-        disk.hard_state = HardState {
-            term: Term(1),
-            voted_for: voted_for.map(NodeId),
+        let disk = Image {
+            hard_state: HardState {
+                term: Term(1),
+                voted_for: voted_for.map(NodeId),
+            },
+            ..Image::default()
         };
         let mut node = Solo::open(voters([1, 2, 3]), disk);
         let effects = node.receive(candidate, 1, say::vote_request(id(0, 0)));

@@ -3,6 +3,9 @@
 
 mod support;
 
+mod braft_lease;
+mod braft_node;
 mod paper;
 mod paper_safety;
 mod thesis;
+mod traps;

@@ -1,15 +1,13 @@
 //! A cluster of replicas under virtual time.
 
-use super::disk::{Disk, Image, Saved};
+use super::disk::{Disk, Image};
 use super::network::{Envelope, Network};
 use super::replica::Replica;
 use super::watch::Watch;
 use super::{ms, say};
-use bytes::Bytes;
 use kontiki_raft::{
-    ConfigurationChange, Effect, EntryKind, Event, Input, Instant, LogIndex, MemberSet, Message,
-    MessageBody, NodeId, PeerStatus, Proposal, ReadMode, RejectReason, Role, Settings,
-    SnapshotMeta, Status, StopReason, Term, Token, TransferTarget,
+    Effect, Input, Instant, LogIndex, MemberSet, NodeId, RejectReason, Settings, SnapshotMeta,
+    Token,
 };
 use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
@@ -72,13 +70,13 @@ impl Setup {
 pub(crate) struct Cluster {
     pub(crate) now: Instant,
     pub(crate) network: Network,
-    replicas: BTreeMap<NodeId, Replica>,
+    pub(super) replicas: BTreeMap<NodeId, Replica>,
     setup: Setup,
-    watch: Watch,
-    outcomes: BTreeMap<Token, Outcome>,
-    inputs: VecDeque<(NodeId, Input)>,
+    pub(super) watch: Watch,
+    pub(super) outcomes: BTreeMap<Token, Outcome>,
+    pub(super) inputs: VecDeque<(NodeId, Input)>,
     fetched: Vec<(Instant, NodeId)>,
-    tokens: u64,
+    pub(super) tokens: u64,
     steps_at_once: u32,
 }
 
@@ -241,222 +239,6 @@ impl Cluster {
     }
 }
 
-// Making things happen.
-impl Cluster {
-    pub(crate) fn token(&mut self) -> Token {
-        self.tokens += 1;
-        let token = Token(self.tokens);
-        self.outcomes.insert(token, Outcome::Pending);
-        token
-    }
-
-    pub(crate) fn give(&mut self, node: u64, input: Input) {
-        self.inputs.push_back((NodeId(node), input));
-        self.drain();
-    }
-
-    pub(crate) fn propose(&mut self, node: u64, text: &str) -> Token {
-        self.propose_expecting(node, text, None)
-    }
-
-    pub(crate) fn propose_expecting(
-        &mut self,
-        node: u64,
-        text: &str,
-        expected_term: Option<Term>,
-    ) -> Token {
-        let token = self.token();
-        let kind = EntryKind::Command(Bytes::copy_from_slice(text.as_bytes()));
-        let proposal = Proposal {
-            token,
-            expected_term,
-            time_ns: 0,
-            kind,
-        };
-        self.give(node, Input::Propose(vec![proposal]));
-        token
-    }
-
-    /// Proposes on the leader and waits until it is applied there.
-    pub(crate) fn commit(&mut self, text: &str) -> LogIndex {
-        let leader = self.await_leader();
-        let token = self.propose(leader, text);
-        self.wait_for("a command is applied", |c| {
-            c.outcome(token) != Outcome::Pending
-        });
-        match self.outcome(token) {
-            Outcome::Applied(index) => index,
-            other => panic!("{text} was not applied: {other:?}"),
-        }
-    }
-
-    pub(crate) fn commit_many(&mut self, count: u64) {
-        for number in 0..count {
-            self.commit(&format!("command {number}"));
-        }
-    }
-
-    pub(crate) fn change(&mut self, node: u64, change: ConfigurationChange) -> Token {
-        self.change_expecting(node, change, None)
-    }
-
-    pub(crate) fn change_expecting(
-        &mut self,
-        node: u64,
-        change: ConfigurationChange,
-        expected: Option<MemberSet>,
-    ) -> Token {
-        let token = self.token();
-        self.give(
-            node,
-            Input::ChangeConfiguration {
-                token,
-                change,
-                expected,
-            },
-        );
-        token
-    }
-
-    /// Changes the membership through the leader and waits for success.
-    pub(crate) fn change_members(&mut self, change: ConfigurationChange) {
-        let leader = self.await_leader();
-        let token = self.change(leader, change);
-        self.wait_for("the change ends", |c| c.outcome(token) != Outcome::Pending);
-        assert_eq!(self.outcome(token), Outcome::Done);
-    }
-
-    pub(crate) fn transfer(&mut self, node: u64, target: u64) -> Token {
-        self.transfer_to(node, TransferTarget::Node(NodeId(target)))
-    }
-
-    pub(crate) fn transfer_to(&mut self, node: u64, target: TransferTarget) -> Token {
-        let token = self.token();
-        self.give(node, Input::TransferLeadership { token, target });
-        token
-    }
-
-    pub(crate) fn campaign(&mut self, node: u64) -> Token {
-        let token = self.token();
-        self.give(node, Input::Campaign { token });
-        token
-    }
-
-    pub(crate) fn read(&mut self, node: u64, mode: ReadMode) -> Token {
-        let token = self.token();
-        self.give(node, Input::ReadIndex { token, mode });
-        token
-    }
-
-    /// Forces a membership; what was committed may be lost by it.
-    pub(crate) fn reset_peers(&mut self, node: u64, members: MemberSet) -> Token {
-        let token = self.token();
-        self.watch.forgive_lost_entries();
-        self.give(node, Input::ResetPeers { token, members });
-        token
-    }
-
-    pub(crate) fn receive(&mut self, to: u64, from: u64, term: u64, body: MessageBody) {
-        let message = Message {
-            term: Term(term),
-            body,
-        };
-        self.network
-            .inject(self.now, NodeId(from), NodeId(to), message);
-        self.run(Duration::ZERO);
-    }
-
-    /// Takes a snapshot of the node's state machine and publishes it.
-    pub(crate) fn snapshot(&mut self, node: u64) -> SnapshotMeta {
-        let saved = self.replica(node).save();
-        let snapshot = saved.meta.clone();
-        self.replica(node).disk.publish(saved);
-        self.give(
-            node,
-            Input::SnapshotSaved {
-                snapshot: snapshot.clone(),
-            },
-        );
-        snapshot
-    }
-
-    /// Two snapshots, so that the log up to the first is compacted away.
-    pub(crate) fn compact(&mut self, node: u64) {
-        self.snapshot(node);
-        self.commit("between two snapshots");
-        self.snapshot(node);
-        let log_start = self.status(node).log_start;
-        assert!(log_start.index.0 > 0, "compacted");
-    }
-
-    /// Has this node elected, and waits until its leadership is announced.
-    pub(crate) fn elect(&mut self, node: u64) -> u64 {
-        self.campaign(node);
-        self.wait_for("an ordered election is won", |c| c.leads(node));
-        self.run(ms(250));
-        assert!(self.leads(node));
-        self.term(node)
-    }
-
-    /// As [`Self::elect`], over as many attempts as it takes.
-    pub(crate) fn elect_again(&mut self, node: u64) {
-        for _ in 0..20 {
-            if self.leads(node) {
-                return;
-            }
-            self.campaign(node);
-            self.run(ms(500));
-        }
-        panic!("node {node} cannot be elected\n{}", self.describe());
-    }
-
-    /// Waits until somebody leads, with `LeaderStarted`, in the highest term.
-    pub(crate) fn await_leader(&mut self) -> u64 {
-        self.wait_for("somebody leads", |c| c.leader().is_some());
-        self.leader().expect("just seen")
-    }
-
-    pub(crate) fn await_outcome(&mut self, token: Token) -> Outcome {
-        self.wait_for("a request is answered", |c| {
-            c.outcome(token) != Outcome::Pending
-        });
-        self.outcome(token)
-    }
-
-    /// Fetching a snapshot ends.
-    pub(crate) fn finish_fetch(&mut self, node: u64) {
-        let Some((from, snapshot)) = self.replica(node).fetching.clone() else {
-            return;
-        };
-        let input = match self.snapshot_of(from, NodeId(node), &snapshot) {
-            Some(saved) => self.replica(node).install(saved),
-            None => Input::SnapshotFailed { snapshot },
-        };
-        self.replica(node).fetching = None;
-        self.give(node, input);
-    }
-
-    /// Fetching a snapshot fails.
-    pub(crate) fn fail_fetch(&mut self, node: u64) {
-        let (_, snapshot) = self.replica(node).fetching.take().expect("fetching");
-        self.give(node, Input::SnapshotFailed { snapshot });
-    }
-
-    fn snapshot_of(&self, from: NodeId, to: NodeId, wanted: &SnapshotMeta) -> Option<Saved> {
-        let source = self
-            .replicas
-            .get(&from)
-            .filter(|source| source.core.is_some())?;
-        let open = self.network.is_open(from, to) && self.network.is_open(to, from);
-        let found = source
-            .disk
-            .snapshots
-            .iter()
-            .find(|saved| saved.meta == *wanted);
-        found.filter(|_| open).cloned()
-    }
-}
-
 // Time.
 impl Cluster {
     /// Lets time pass, with everything that happens in it.
@@ -528,7 +310,7 @@ impl Cluster {
         }
     }
 
-    fn drain(&mut self) {
+    pub(super) fn drain(&mut self) {
         while let Some((node, input)) = self.inputs.pop_front() {
             let Some(replica) = self.replicas.get_mut(&node) else {
                 continue;
@@ -605,127 +387,5 @@ impl Cluster {
         let Some(core) = &replica.core else { return };
         self.watch.role(node, core.role(), core.term());
         self.watch.status(&core.status(replica.local(self.now)));
-    }
-}
-
-// Looking.
-impl Cluster {
-    pub(crate) fn status(&self, node: u64) -> Status {
-        let replica = &self.replicas[&NodeId(node)];
-        let core = replica.core.as_ref().expect("a running node");
-        core.status(replica.local(self.now))
-    }
-
-    pub(crate) fn role(&self, node: u64) -> Role {
-        self.status(node).role
-    }
-
-    pub(crate) fn term(&self, node: u64) -> u64 {
-        self.status(node).term.0
-    }
-
-    pub(crate) fn last(&self, node: u64) -> u64 {
-        self.status(node).last.index.0
-    }
-
-    pub(crate) fn commit_index(&self, node: u64) -> u64 {
-        self.status(node).commit_index.0
-    }
-
-    pub(crate) fn outcome(&self, token: Token) -> Outcome {
-        self.outcomes[&token].clone()
-    }
-
-    pub(crate) fn events(&self, node: u64) -> &[Event] {
-        &self.replicas[&NodeId(node)].events
-    }
-
-    pub(crate) fn commands(&self, node: u64) -> &[String] {
-        &self.replicas[&NodeId(node)].commands
-    }
-
-    pub(crate) fn image(&self, node: u64) -> &Image {
-        &self.replicas[&NodeId(node)].disk.durable
-    }
-
-    /// Whether the node leads and has announced it.
-    pub(crate) fn leads(&self, node: u64) -> bool {
-        let started = |event: &&Event| {
-            matches!(
-                event,
-                Event::LeaderStarted { .. } | Event::LeaderStopped { .. }
-            )
-        };
-        let last = self.events(node).iter().rev().find(started);
-        self.is_up(node)
-            && self.role(node) == Role::Leader
-            && matches!(last, Some(Event::LeaderStarted { .. }))
-    }
-
-    /// The announced leader with the highest term of all running nodes.
-    pub(crate) fn leader(&self) -> Option<u64> {
-        let up = || self.nodes().into_iter().filter(|&node| self.is_up(node));
-        let leader = up()
-            .filter(|&node| self.leads(node))
-            .max_by_key(|&node| self.term(node))?;
-        Some(leader)
-    }
-
-    pub(crate) fn peer(&self, leader: u64, node: u64) -> PeerStatus {
-        let peers = self.status(leader).peers;
-        peers
-            .into_iter()
-            .find(|peer| peer.node == NodeId(node))
-            .expect("a peer")
-    }
-
-    pub(crate) fn is_member(&self, at: u64, node: u64) -> bool {
-        self.status(at).configuration.current.contains(NodeId(node))
-    }
-
-    /// Starts and stops of leadership at a node, oldest first.
-    pub(crate) fn leaderships(&self, node: u64) -> Vec<(u64, Option<StopReason>)> {
-        let one = |event: &Event| match *event {
-            Event::LeaderStarted { term, .. } => Some((term.0, None)),
-            Event::LeaderStopped { term, reason } => Some((term.0, Some(reason))),
-            _ => None,
-        };
-        self.events(node).iter().filter_map(one).collect()
-    }
-
-    /// Waits until these nodes have applied the same, and everything the leader committed.
-    pub(crate) fn await_agreement(&mut self, nodes: &[u64]) {
-        let leader = self.await_leader();
-        let nodes = nodes.to_vec();
-        self.wait_for("all hold the same", |c| {
-            let target = c.commit_index(leader);
-            nodes
-                .iter()
-                .all(|&n| c.is_up(n) && c.replicas[&NodeId(n)].applied.0 == target)
-        });
-        for &node in &nodes {
-            assert_eq!(self.commands(node), self.commands(leader), "node {node}");
-        }
-    }
-
-    /// Counts messages sent so far that fit.
-    pub(crate) fn sent(&self, fits: impl Fn(&Envelope) -> bool) -> usize {
-        self.network
-            .sent
-            .iter()
-            .filter(|envelope| fits(envelope))
-            .count()
-    }
-
-    pub(crate) fn describe(&self) -> String {
-        let up = self.nodes().into_iter().filter(|&node| self.is_up(node));
-        let lines = up.map(|node| {
-            let s = self.status(node);
-            format!(
-                "node {node}: {:?} term {} leader {:?} last {} commit {} {}\n",
-                s.role, s.term, s.leader, s.last, s.commit_index, s.change_stage
-            )
-        });
-        format!("at {} us\n{}", self.now.0, lines.collect::<String>())
     }
 }

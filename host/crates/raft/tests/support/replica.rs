@@ -1,6 +1,7 @@
 //! One replica with its disk, state machine and clock.
 
 use super::disk::{Disk, Saved};
+use super::planted;
 use kontiki_raft::{
     ApplyBatch, Core, Effect, Effects, EntryKind, Event, Input, Instant, LogIndex, MemberSet,
     NodeId, Settings, SnapshotMeta,
@@ -26,10 +27,7 @@ pub(crate) struct Replica {
     pub(crate) events: Vec<Event>,
     /// Speed of its clock, in percent of true time.
     pub(crate) clock_percent: u64,
-    /// The state machine is handed nothing that is not on disk, however little is in memory.
     starts: u64,
-    #[cfg(feature = "planted-bugs")]
-    pub(crate) planted: Option<kontiki_raft::PlantedBug>,
 }
 
 impl Replica {
@@ -49,8 +47,6 @@ impl Replica {
             events: Vec::new(),
             clock_percent: 100,
             starts: 0,
-            #[cfg(feature = "planted-bugs")]
-            planted: None,
         }
     }
 
@@ -65,11 +61,7 @@ impl Replica {
         let recovered = self.disk.durable.recovered(&self.disk.snapshots);
         let now = self.local(now);
         let core = Core::new(self.id, settings, initial, recovered, now, seed);
-        self.core = Some(core);
-        #[cfg(feature = "planted-bugs")]
-        if let (Some(core), Some(bug)) = (&mut self.core, self.planted) {
-            core.plant(bug);
-        }
+        self.core = Some(planted(core));
     }
 
     pub(crate) fn crash(&mut self) {

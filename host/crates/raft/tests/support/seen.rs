@@ -70,27 +70,30 @@ fn body(message: &Message) -> &MessageBody {
 
 impl Seen for [Effect] {
     fn sent(&self) -> Vec<(u64, &Message)> {
-        let message = |effect| match effect {
-            &Effect::Send { to, ref message } => Some((to.0, message)),
-            _ => None,
-        };
-        self.iter().filter_map(message).collect()
+        self.iter()
+            .filter_map(|effect| match effect {
+                Effect::Send { to, message } => Some((to.0, message)),
+                _ => None,
+            })
+            .collect()
     }
 
     fn events(&self) -> Vec<&Event> {
-        let event = |effect| match effect {
-            &Effect::Event(ref event) => Some(event),
-            _ => None,
-        };
-        self.iter().filter_map(event).collect()
+        self.iter()
+            .filter_map(|effect| match effect {
+                Effect::Event(event) => Some(event),
+                _ => None,
+            })
+            .collect()
     }
 
     fn writes(&self) -> Vec<&Persist> {
-        let write = |effect| match effect {
-            &Effect::Persist(ref write) => Some(write),
-            _ => None,
-        };
-        self.iter().filter_map(write).collect()
+        self.iter()
+            .filter_map(|effect| match effect {
+                Effect::Persist(write) => Some(write),
+                _ => None,
+            })
+            .collect()
     }
 
     fn applied(&self) -> Option<LogIndex> {

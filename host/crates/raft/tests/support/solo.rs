@@ -1,7 +1,7 @@
 //! One replica whose peers are played by the test.
 
 use super::disk::{Disk, Image, Saved};
-use super::{Seen, ms, say};
+use super::{Seen, ms, planted, say};
 use bytes::Bytes;
 use kontiki_raft::{
     Core, Effect, Effects, EntryKind, Input, Instant, LogIndex, MemberSet, Message, MessageBody,
@@ -37,7 +37,14 @@ impl Solo {
         let mut solo = Self::open(members.clone(), image.clone());
         let recovered = image.recovered(&[]);
         let settings = Settings::default();
-        solo.core = Core::new(NodeId(1), settings, members, recovered, solo.now, seed);
+        solo.core = planted(Core::new(
+            NodeId(1),
+            settings,
+            members,
+            recovered,
+            solo.now,
+            seed,
+        ));
         solo
     }
 
@@ -57,7 +64,7 @@ impl Solo {
         let recovered = image.recovered(snapshots);
         let now = Instant(10_000_000);
         Self {
-            core: Core::new(NodeId(1), settings, members, recovered, now, 7),
+            core: planted(Core::new(NodeId(1), settings, members, recovered, now, 7)),
             now,
             disk: Disk::holding(image),
             peers,

@@ -37,6 +37,9 @@ impl Watch {
     }
 
     pub(crate) fn status(&self, status: &Status) {
+        if status.failure.is_some() {
+            return; // What it was opened on need not make sense.
+        }
         assert!(status.commit_index <= status.last.index);
         assert!(status.durable_index <= status.last.index);
         assert!(status.applied_index <= status.applying_index);
