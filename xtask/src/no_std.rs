@@ -1,8 +1,9 @@
 //! Proves that the core needs no standard library: it is built where there is none.
 
 use crate::cargo::{cargo, run};
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use kontiki_guest_build::{Programs, Toolchain, Way};
+use std::process::Command;
 
 /// A target that has no standard library at all.
 const BARE_TARGET: &str = "thumbv7em-none-eabi";
@@ -12,11 +13,22 @@ const BARE_TARGET: &str = "thumbv7em-none-eabi";
 /// # Errors
 /// If it does not build, or no toolchain can be found for it.
 pub(crate) fn check() -> Result<()> {
-    let toolchain = Toolchain::find(&Programs::of_this_process(), None)?;
-    match toolchain.way {
-        Way::BuildStd => from_source(&toolchain),
-        Way::Wasip2 => bare(),
+    let bare_target = Command::new("rustup")
+        .args(["target", "add", BARE_TARGET])
+        .status();
+    if bare_target.is_ok_and(|status| status.success()) {
+        return run(&mut cargo([
+            "build",
+            "--package",
+            "kontiki-raft",
+            "--target",
+            BARE_TARGET,
+        ])?);
     }
+    let programs = Programs::of_this_process();
+    let toolchain = Toolchain::find(&programs, Some(Way::BuildStd))
+        .with_context(|| format!("rustup cannot add {BARE_TARGET} either"))?;
+    from_source(&toolchain)
 }
 
 /// Builds `core` and `alloc` from the compiler's source, and nothing else to link against.
@@ -33,7 +45,7 @@ fn from_source(toolchain: &Toolchain) -> Result<()> {
         .into_iter()
         .chain(["--quiet", "-Z", "build-std=core,alloc"]);
     let mut command = cargo(words)?;
-    let mut other = std::process::Command::new(rustc.with_file_name("cargo"));
+    let mut other = Command::new(rustc.with_file_name("cargo"));
     other.args(command.get_args());
     if let Some(directory) = command.get_current_dir() {
         other.current_dir(directory);
@@ -47,15 +59,4 @@ fn from_source(toolchain: &Toolchain) -> Result<()> {
         .env_remove("CARGO")
         .env_remove("RUSTFLAGS");
     run(&mut command)
-}
-
-fn bare() -> Result<()> {
-    run(std::process::Command::new("rustup").args(["target", "add", BARE_TARGET]))?;
-    run(&mut cargo([
-        "build",
-        "--package",
-        "kontiki-raft",
-        "--target",
-        BARE_TARGET,
-    ])?)
 }

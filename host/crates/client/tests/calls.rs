@@ -1,6 +1,9 @@
 //! Calls against nodes that misbehave in every way a cluster does.
 
-#![allow(clippy::unwrap_used, reason = "a test may fail; this also covers its helpers")]
+#![allow(
+    clippy::unwrap_used,
+    reason = "a test may fail; this also covers its helpers"
+)]
 
 mod fake;
 

@@ -7,9 +7,18 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut arguments = std::env::args().skip(1);
     let file = arguments.next().ok_or("usage: inspect FILE [ENTRY…]")?;
     let engine = Engine::new(Limits::default())?;
-    println!("profile {} {}", engine.profile().number(), engine.profile().fingerprint());
+    println!(
+        "profile {} {}",
+        engine.profile().number(),
+        engine.profile().fingerprint()
+    );
     let plugin = engine.load(&std::fs::read(file)?)?;
-    println!("{} {:?} {:?}", plugin.digest(), plugin.contract(), plugin.description());
+    println!(
+        "{} {:?} {:?}",
+        plugin.digest(),
+        plugin.contract(),
+        plugin.description()
+    );
     println!("imports {}", plugin.imports().join(" "));
     println!("exports {}", plugin.exports().join(" "));
     let entries: Vec<_> = arguments.collect();
@@ -22,6 +31,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let kind = if answer.is_reject() { "no" } else { "ok" };
         println!("{kind} {}", String::from_utf8_lossy(answer.bytes()));
     }
-    println!("fuel {} memory {}", machine.fuel_used(), machine.memory_size_bytes());
+    println!(
+        "fuel {} memory {}",
+        machine.fuel_used(),
+        machine.memory_size_bytes()
+    );
     Ok(())
 }
