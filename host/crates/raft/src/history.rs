@@ -68,12 +68,14 @@ impl History {
         self.at(index).into_iter().chain(later)
     }
 
-    /// Configuration entries in `(after, upto]`.
+    /// Configuration entries in `(after, upto]`, but none that is overridden.
     pub(crate) fn between(
         &self,
         after: LogIndex,
         upto: LogIndex,
     ) -> impl Iterator<Item = &(LogIndex, Configuration)> {
+        let overridden = self.forced.as_ref().map_or(LogIndex(0), |(upto, _)| *upto);
+        let after = after.max(overridden);
         let from = self.entries.partition_point(|(at, _)| *at <= after);
         self.entries
             .range(from..)

@@ -107,7 +107,7 @@ impl Core {
             return;
         };
         leading.heartbeat_due = self.now.plus(interval);
-        let round = leading.begin_round(self.now);
+        let round = leading.begin_round(self.now, self.settings.election_timeout / 128);
         let (term, commit) = (self.hard.term, self.commit);
         for peer in &mut leading.peers {
             let commit = commit.min(peer.match_index);

@@ -8,8 +8,9 @@ use crate::transfer::Transfer;
 use crate::{Configuration, Instant, LogIndex, NodeId};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::time::Duration;
 
-/// Heartbeat rounds whose send time is remembered.
+/// Send times of heartbeat rounds that are remembered.
 const ROUNDS_MAX: usize = 256;
 
 /// State of a leadership; dropped with it.
@@ -33,8 +34,8 @@ pub(crate) struct Leading {
     pub(crate) quorum_due: Instant,
     /// Number of the latest heartbeat round.
     pub(crate) round: u64,
-    /// Send times of the latest rounds; the last is that of `round`.
-    rounds: VecDeque<Instant>,
+    /// Some of the latest rounds, and when they were sent; ascending.
+    rounds: VecDeque<(u64, Instant)>,
     /// Answers to messages sent before this do not count for the lease.
     pub(crate) lease_from: Instant,
     pub(crate) reads: Reads,
@@ -152,21 +153,25 @@ impl Leading {
         quorum::agreed(peers.chain(self.self_in_current.then_some(own)))
     }
 
-    /// Begins a heartbeat round and returns its number.
-    pub(crate) fn begin_round(&mut self, now: Instant) -> u64 {
+    /// Begins a heartbeat round and returns its number. Reads may begin thousands in a second:
+    /// rounds that follow within `resolution` share the send time of the first.
+    pub(crate) fn begin_round(&mut self, now: Instant, resolution: Duration) -> u64 {
         self.round += 1;
-        if self.rounds.len() == ROUNDS_MAX {
-            self.rounds.pop_front();
+        let due = |&(_, at): &(u64, Instant)| now >= at.plus(resolution);
+        if self.rounds.back().is_none_or(due) {
+            if self.rounds.len() == ROUNDS_MAX {
+                self.rounds.pop_front();
+            }
+            self.rounds.push_back((self.round, now));
         }
-        self.rounds.push_back(now);
         self.round
     }
 
-    /// When `round` was sent; nothing if it is unknown or too long ago.
+    /// When `round` was sent, or a little earlier; nothing if it is unknown or too long ago.
     pub(crate) fn round_sent_at(&self, round: u64) -> Option<Instant> {
-        let back = usize::try_from(self.round.checked_sub(round)?).ok()?;
-        let at = self.rounds.len().checked_sub(back + 1)?;
-        Some(self.rounds[at])
+        let begun = self.rounds.partition_point(|&(first, _)| first <= round);
+        let at = begun.checked_sub(1).filter(|_| round <= self.round)?;
+        Some(self.rounds[at].1)
     }
 
     /// The moment up to which a quorum is known to have followed: the latest send time that a
