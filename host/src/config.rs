@@ -21,7 +21,7 @@ pub struct NodeOptions {
     #[arg(long, env = "KONTIKI_CLUSTER")]
     pub cluster: Option<String>,
     /// Data directory, or `memory://` to keep nothing [required]
-    #[arg(long, env = "KONTIKI_DATA_DIR")]
+    #[arg(long, env = "KONTIKI_DATA_DIR", visible_alias = "storage")]
     pub data_dir: Option<String>,
     /// Address to listen on for clients; port 0 takes any [default: 127.0.0.1:7470]
     #[arg(long, env = "KONTIKI_LISTEN", value_name = "HOST:PORT")]

@@ -1,2 +1,7 @@
-//! The `kontiki` binary.
-fn main() {}
+//! The `kontiki` binary: see [`cli`].
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,52 @@
+//! Verbs of `braft_cli`, answered with ours.
+
+use super::failure::Failure;
+use clap::{Args, Subcommand};
+
+/// What an operator of braft types from habit.
+#[derive(Debug, Subcommand)]
+pub(crate) enum BraftCommand {
+    #[command(name = "add_peer", hide = true)]
+    AddPeer(Anything),
+    #[command(name = "remove_peer", hide = true)]
+    RemovePeer(Anything),
+    #[command(name = "change_peers", hide = true)]
+    ChangePeers(Anything),
+    #[command(name = "transfer_leader", hide = true)]
+    TransferLeader(Anything),
+    #[command(name = "reset_peer", hide = true)]
+    ResetPeer(Anything),
+    #[command(name = "snapshot", hide = true)]
+    Snapshot(Anything),
+}
+
+/// Whatever follows.
+#[derive(Debug, Args)]
+pub(crate) struct Anything {
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    rest: Vec<String>,
+}
+
+impl BraftCommand {
+    /// The way to say it here.
+    pub(crate) fn answer(&self) -> Failure {
+        let (theirs, ours) = match self {
+            Self::AddPeer(_) => ("add_peer", "kontiki member add NODE --group GROUP"),
+            Self::RemovePeer(_) => ("remove_peer", "kontiki member remove NODE --group GROUP"),
+            Self::ChangePeers(_) => (
+                "change_peers",
+                "kontiki member change --group GROUP --voters NODE,…",
+            ),
+            Self::TransferLeader(_) => {
+                ("transfer_leader", "kontiki group transfer GROUP --to NODE")
+            }
+            Self::ResetPeer(_) => ("reset_peer", "kontiki recover GROUP --survivors NODE,…"),
+            Self::Snapshot(_) => {
+                let message = "`snapshot` is braft's; here each group saves snapshots by itself, \
+                               by its settings";
+                return Failure::usage(message).with_hint("kontiki settings list --group GROUP");
+            }
+        };
+        Failure::usage(format!("`{theirs}` is braft's; here it is: {ours}")).with_hint(ours)
+    }
+}

@@ -1,0 +1,318 @@
+//! The whole cluster as its nodes describe it, each for itself.
+
+use super::context::Global;
+use super::failure::{Failure, Result};
+use futures_util::future::join_all;
+use kontiki_client::proto::{GetNodeReply, GroupSummary, Introduction};
+use kontiki_client::{Address, Client};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What was seen of a cluster.
+#[derive(Debug)]
+pub(crate) struct Survey {
+    /// Ascending by name.
+    pub(crate) nodes: Vec<SeenNode>,
+    /// Ascending by name.
+    pub(crate) groups: Vec<SeenGroup>,
+}
+
+/// A node, whether it answered or not.
+#[derive(Debug)]
+pub(crate) struct SeenNode {
+    pub(crate) name: String,
+    pub(crate) id: Option<u64>,
+    /// As advertised, or as it was reached.
+    pub(crate) address: String,
+    /// What it says of itself, or why it says nothing.
+    pub(crate) report: std::result::Result<GetNodeReply, String>,
+}
+
+/// A group, with the view of its leader where there is one.
+#[derive(Debug)]
+pub(crate) struct SeenGroup {
+    pub(crate) summary: GroupSummary,
+    /// Names of the nodes that answered and hold a replica.
+    pub(crate) replicas: Vec<String>,
+}
+
+impl SeenNode {
+    pub(crate) fn state(&self) -> &'static str {
+        match &self.report {
+            Ok(report) if report.draining => "draining",
+            Ok(_) => "up",
+            Err(_) => "down",
+        }
+    }
+
+    pub(crate) fn problems(&self) -> Vec<String> {
+        match &self.report {
+            Ok(report) => report.problems.clone(),
+            Err(problem) => vec![problem.clone()],
+        }
+    }
+}
+
+impl SeenGroup {
+    pub(crate) fn has_leader(&self) -> bool {
+        self.summary.leader.is_some()
+    }
+
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let mut problems = self.summary.problems.clone();
+        if !self.has_leader() && problems.is_empty() {
+            problems.push("no leader".to_owned());
+        }
+        problems
+    }
+}
+
+impl Survey {
+    /// Asks every node that is known. Fails only if none answers.
+    pub(crate) async fn of(global: &Global) -> Result<Self> {
+        let client = global.client();
+        let report = client
+            .admin()
+            .node()
+            .await
+            .map_err(|e| Failure::from(e).of_read())?;
+        let known = known_nodes(report, &global.endpoints());
+        let limit = PATIENCE.min(global.timeout());
+        let seen = join_all(known.into_iter().map(|node| look(&client, node, limit))).await;
+        let (nodes, reports): (Vec<_>, Vec<_>) = merge_nodes(seen).into_iter().unzip();
+        Ok(Self {
+            groups: merge_groups(&nodes, reports),
+            nodes,
+        })
+    }
+
+    /// What is not as it should be.
+    pub(crate) fn problems(&self) -> Vec<String> {
+        let nodes = self.nodes.iter().flat_map(|node| {
+            node.problems()
+                .into_iter()
+                .map(|problem| format!("node {}: {problem}", node.name))
+        });
+        let groups = self.groups.iter().flat_map(|group| {
+            let name = &group.summary.name;
+            group
+                .problems()
+                .into_iter()
+                .map(move |problem| format!("group {name}: {problem}"))
+        });
+        nodes.chain(groups).collect()
+    }
+
+    pub(crate) fn is_healthy(&self) -> bool {
+        self.problems().is_empty()
+    }
+
+    /// Every node answered and takes work.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.nodes.iter().all(|node| node.state() == "up")
+    }
+}
+
+/// How long a node may be silent before it counts as down here.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A node to look at: its introduction as far as known, and where it might be.
+struct Known {
+    introduction: Introduction,
+    address: Option<Address>,
+    /// What another node says is wrong with it.
+    problem: String,
+}
+
+fn known_nodes(report: GetNodeReply, endpoints: &[Address]) -> Vec<Known> {
+    let own = report
+        .node
+        .map(|introduction| (introduction, String::new()));
+    let peers = report
+        .peers
+        .into_iter()
+        .filter_map(|peer| Some((peer.node?, peer.error)));
+    let mut known: Vec<Known> = own
+        .into_iter()
+        .chain(peers)
+        .map(|(introduction, problem)| {
+            let address = introduction.client_address.parse().ok();
+            Known {
+                introduction,
+                address,
+                problem,
+            }
+        })
+        .collect();
+    for endpoint in endpoints {
+        if !known
+            .iter()
+            .any(|node| node.address.as_ref() == Some(endpoint))
+        {
+            let address = Some(endpoint.clone());
+            known.push(Known {
+                introduction: Introduction::default(),
+                address,
+                problem: String::new(),
+            });
+        }
+    }
+    known
+}
+
+async fn look(client: &Client, known: Known, limit: Duration) -> (SeenNode, Vec<GroupSummary>) {
+    let Known {
+        introduction,
+        address,
+        problem,
+    } = known;
+    let named = |report| SeenNode {
+        name: introduction.name.clone(),
+        id: (introduction.node != 0).then_some(introduction.node),
+        address: address
+            .as_ref()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
+        report,
+    };
+    let Some(reached) = address.clone() else {
+        let unseen = if problem.is_empty() {
+            "never heard of".to_owned()
+        } else {
+            problem
+        };
+        return (named(Err(unseen)), vec![]);
+    };
+    let client = client.with_timeout(limit).at(reached);
+    let admin = client.admin();
+    let (report, groups) = tokio::join!(admin.node(), admin.groups());
+    let report = report.map_err(|error| short_problem(&error));
+    (named(report), groups.unwrap_or_default())
+}
+
+/// Why a node does not answer, in a few words.
+fn short_problem(error: &kontiki_client::Error) -> String {
+    match error.tried().last() {
+        Some(attempt) => format!("{}: {}", attempt.phase.as_str(), attempt.problem),
+        None => error.message().to_owned(),
+    }
+}
+
+/// Endpoints and introductions may name one node twice; the answers tell.
+fn merge_nodes(seen: Vec<(SeenNode, Vec<GroupSummary>)>) -> Vec<(SeenNode, Vec<GroupSummary>)> {
+    let mut merged: BTreeMap<String, (SeenNode, Vec<GroupSummary>)> = BTreeMap::new();
+    for (mut node, groups) in seen {
+        if let Ok(GetNodeReply {
+            node: Some(introduction),
+            ..
+        }) = &node.report
+        {
+            node.name.clone_from(&introduction.name);
+            node.id = Some(introduction.node);
+        }
+        if node.name.is_empty() {
+            node.name = format!("({})", node.address);
+        }
+        let better = merged
+            .get(&node.name)
+            .is_none_or(|(known, _)| known.report.is_err());
+        if better {
+            merged.insert(node.name.clone(), (node, groups));
+        }
+    }
+    merged.into_values().collect()
+}
+
+fn merge_groups(nodes: &[SeenNode], reports: Vec<Vec<GroupSummary>>) -> Vec<SeenGroup> {
+    let mut merged: BTreeMap<(String, u64), SeenGroup> = BTreeMap::new();
+    for (node, groups) in nodes.iter().zip(reports) {
+        for summary in groups {
+            let key = (summary.name.clone(), summary.id);
+            let group = merged.entry(key).or_insert_with(|| SeenGroup {
+                summary: summary.clone(),
+                replicas: vec![],
+            });
+            group.replicas.push(node.name.clone());
+            if weight(&summary) > weight(&group.summary) {
+                group.summary = summary;
+            }
+        }
+    }
+    merged.into_values().collect()
+}
+
+/// The leader's own view counts most, then the latest.
+fn weight(summary: &GroupSummary) -> (bool, u64, bool, u64) {
+    let leads = summary.role == "leader";
+    (
+        leads,
+        summary.term,
+        summary.leader.is_some(),
+        summary.commit_index,
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn node(name: &str, report: std::result::Result<GetNodeReply, String>) -> SeenNode {
+        SeenNode {
+            name: name.into(),
+            id: None,
+            address: String::new(),
+            report,
+        }
+    }
+
+    fn summary(role: &str, term: u64, leader: Option<u64>) -> GroupSummary {
+        GroupSummary {
+            name: "g".into(),
+            role: role.into(),
+            term,
+            leader,
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn the_leaders_view_of_a_group_wins() {
+        let nodes = ["a", "b", "c"].map(|name| node(name, Ok(GetNodeReply::default())));
+        let reports = vec![
+            vec![summary("follower", 2, None)],
+            vec![summary("leader", 3, Some(2))],
+            vec![summary("candidate", 4, None)],
+        ];
+        let groups = merge_groups(&nodes, reports);
+        assert_eq!(groups[0].summary.term, 3);
+        assert_eq!(groups[0].replicas, ["a", "b", "c"]);
+        assert!(groups[0].problems().is_empty());
+    }
+
+    #[test]
+    fn a_group_without_leader_is_a_problem_even_if_nobody_says_so() {
+        let nodes = [node("a", Ok(GetNodeReply::default()))];
+        let groups = merge_groups(&nodes, vec![vec![summary("follower", 2, None)]]);
+        assert_eq!(groups[0].problems(), ["no leader"]);
+    }
+
+    #[test]
+    fn one_node_under_two_addresses_is_one_node() {
+        let introduction = Introduction {
+            name: "n1".into(),
+            node: 7,
+            ..Default::default()
+        };
+        let report = GetNodeReply {
+            node: Some(introduction),
+            ..Default::default()
+        };
+        let seen = vec![
+            (node("n1", Err("connect: refused".into())), vec![]),
+            (node("", Ok(report)), vec![]),
+        ];
+        let merged = merge_nodes(seen);
+        assert_eq!(merged.len(), 1);
+        assert_eq!((merged[0].0.id, merged[0].0.state()), (Some(7), "up"));
+    }
+}

@@ -1,0 +1,509 @@
+//! `kontiki member`: who belongs to a group.
+
+use super::context::Global;
+use super::failure::{Failure, Result};
+use super::names::{configuration_json, configuration_text, id_json, members_text, name_of};
+use super::output::{Document, table};
+use super::progress::Reporter;
+use clap::{Args, Subcommand};
+use kontiki_client::proto::change_membership_request::Change;
+use kontiki_client::proto::{
+    ChangeMembershipRequest, Configuration, GroupDescription, Introduction, MemberSet, NamedMembers,
+};
+use serde_json::{Value, json};
+
+/// Members of a group. Changes wait until they are in force and report progress.
+#[derive(Debug, Subcommand)]
+pub(crate) enum MemberCommand {
+    /// Lists the members of a group and how far each is
+    #[command(visible_alias = "ls")]
+    List(GroupArg),
+    /// Adds a node: as a learner until it has caught up, then as a voter
+    Add(AddArgs),
+    /// Removes a node
+    Remove(NodeArgs),
+    /// Makes the membership what is given, in one step (joint consensus)
+    Change(ChangeArgs),
+    /// Makes a learner a voter
+    Promote(NodeArgs),
+    /// Makes a voter a learner
+    Demote(NodeArgs),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct GroupArg {
+    /// Name of the group
+    #[arg(long, short)]
+    group: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AddArgs {
+    #[command(flatten)]
+    common: NodeArgs,
+    /// Let it stay a learner: it receives everything and does not vote
+    #[arg(long)]
+    learner: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct NodeArgs {
+    /// The node, by name or id
+    node: String,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = "Example:
+  kontiki member change --group orders --voters n1,n2,n3 --expect n1,n2,n4")]
+pub(crate) struct ChangeArgs {
+    /// The new voters, by name or id
+    #[arg(long, value_delimiter = ',', value_name = "NODE,…", required = true)]
+    voters: Vec<String>,
+    /// The new learners, by name or id
+    #[arg(long, value_delimiter = ',', value_name = "NODE,…")]
+    learners: Vec<String>,
+    #[command(flatten)]
+    how: How,
+}
+
+#[derive(Debug, Args)]
+struct How {
+    #[command(flatten)]
+    group: GroupArg,
+    /// Refuse unless these are the voters now
+    #[arg(long, value_delimiter = ',', value_name = "NODE,…")]
+    expect: Vec<String>,
+    /// Refuse unless these are the learners now (with --expect; default: none)
+    #[arg(
+        long,
+        value_delimiter = ',',
+        value_name = "NODE,…",
+        requires = "expect"
+    )]
+    expect_learners: Vec<String>,
+    /// Show the quorum before and after, and change nothing
+    #[arg(long)]
+    plan: bool,
+    /// Return as soon as the change is under way
+    #[arg(long, conflicts_with = "plan")]
+    no_wait: bool,
+}
+
+/// Runs `kontiki member`.
+pub(crate) async fn run(global: &Global, command: &MemberCommand) -> Result<()> {
+    let (change, how) = match command {
+        MemberCommand::List(args) => return list(global, &args.group).await,
+        MemberCommand::Add(args) if args.learner => (
+            Change::AddLearner(args.common.node.clone()),
+            &args.common.how,
+        ),
+        MemberCommand::Add(args) => (Change::AddVoter(args.common.node.clone()), &args.common.how),
+        MemberCommand::Remove(args) => (Change::Remove(args.node.clone()), &args.how),
+        MemberCommand::Promote(args) => (Change::AddVoter(args.node.clone()), &args.how),
+        MemberCommand::Demote(args) => (Change::AddLearner(args.node.clone()), &args.how),
+        MemberCommand::Change(args) => {
+            let voters = args.voters.clone();
+            let members = NamedMembers {
+                voters,
+                learners: args.learners.clone(),
+            };
+            (Change::Replace(members), &args.how)
+        }
+    };
+    if how.plan {
+        return plan(global, &how.group.group, &change).await;
+    }
+    execute(global, change, how).await
+}
+
+async fn described(global: &Global, group: &str) -> Result<GroupDescription> {
+    let client = global.client();
+    client
+        .admin()
+        .describe(group, false)
+        .await
+        .map_err(|e| Failure::from(e).of_read())
+}
+
+async fn list(global: &Global, group: &str) -> Result<()> {
+    global
+        .out()
+        .print(&Members(described(global, group).await?));
+    Ok(())
+}
+
+struct Members(GroupDescription);
+
+impl Members {
+    fn set(&self) -> MemberSet {
+        self.0
+            .configuration
+            .clone()
+            .unwrap_or_default()
+            .current
+            .unwrap_or_default()
+    }
+
+    fn rows(&self) -> Vec<(u64, String, &'static str, String, Option<u64>)> {
+        let set = self.set();
+        let voters = set.voters.iter().map(|id| (*id, "voter"));
+        let all = voters.chain(set.learners.iter().map(|id| (*id, "learner")));
+        all.map(|(id, part)| {
+            let name = name_of(id, &self.0.nodes);
+            let peer = self.0.peers.iter().find(|peer| peer.node == id);
+            match peer {
+                Some(peer) => (id, name, part, peer.state.clone(), Some(peer.match_index)),
+                None if id == self.0.node => {
+                    let role = self.0.summary.clone().unwrap_or_default().role;
+                    (id, name, part, role, self.0.last.map(|last| last.index))
+                }
+                None => (id, name, part, "unknown".to_owned(), None),
+            }
+        })
+        .collect()
+    }
+}
+
+impl Document for Members {
+    const KIND: &'static str = "members";
+
+    fn json(&self) -> Value {
+        let configuration = self.0.configuration.clone().unwrap_or_default();
+        json!({
+            "group": self.0.summary.clone().unwrap_or_default().name,
+            "members": self.items(),
+            "change_stage": self.0.change_stage,
+            "configuration": configuration_json(&configuration, &self.0.nodes),
+        })
+    }
+
+    fn text(&self, _: bool) -> String {
+        let rows = self
+            .rows()
+            .into_iter()
+            .map(|(id, name, part, state, index)| {
+                let index = index.map_or("-".into(), |index| index.to_string());
+                [name, part.to_owned(), state, index, id.to_string()]
+            });
+        table(["NODE", "PART", "STATE", "MATCH", "ID"], rows.collect())
+    }
+
+    fn names(&self) -> Vec<String> {
+        self.rows().into_iter().map(|row| row.1).collect()
+    }
+
+    fn items(&self) -> Option<Vec<Value>> {
+        let item = |(id, name, part, state, index): (u64, String, &str, String, Option<u64>)| {
+            json!({
+                "id": id_json(id),
+                "name": name,
+                "part": part,
+                "state": state,
+                "match_index": index,
+            })
+        };
+        Some(self.rows().into_iter().map(item).collect())
+    }
+}
+
+async fn execute(global: &Global, change: Change, how: &How) -> Result<()> {
+    let expected = (!how.expect.is_empty()).then(|| NamedMembers {
+        voters: how.expect.clone(),
+        learners: how.expect_learners.clone(),
+    });
+    let group = how.group.group.clone();
+    let request = ChangeMembershipRequest {
+        group: group.clone(),
+        change: Some(change),
+        expected,
+    };
+    let mut progress = global.client().admin().change_membership(request).await?;
+    let mut reporter = Reporter::new(global.out());
+    let mut last = None;
+    while let Some(message) = progress.next().await? {
+        reporter.show(&message);
+        let done = message.stage == "done";
+        last = message.configuration.or(last);
+        if done || how.no_wait {
+            break;
+        }
+    }
+    reporter.finish();
+    if how.no_wait {
+        global.out().note(&format!(
+            "under way; `kontiki member list --group {group}` shows it"
+        ));
+        return Ok(());
+    }
+    let nodes = described(global, &group)
+        .await
+        .map(|it| it.nodes)
+        .unwrap_or_default();
+    let configuration = last.unwrap_or_default();
+    global.out().print(&Changed {
+        group,
+        configuration,
+        nodes,
+    });
+    Ok(())
+}
+
+struct Changed {
+    group: String,
+    configuration: Configuration,
+    nodes: Vec<Introduction>,
+}
+
+impl Document for Changed {
+    const KIND: &'static str = "membership";
+
+    fn json(&self) -> Value {
+        json!({
+            "group": self.group,
+            "configuration": configuration_json(&self.configuration, &self.nodes),
+        })
+    }
+
+    fn text(&self, _: bool) -> String {
+        format!(
+            "{}: {}",
+            self.group,
+            configuration_text(&self.configuration, &self.nodes)
+        )
+    }
+
+    fn names(&self) -> Vec<String> {
+        let set = self.configuration.current.clone().unwrap_or_default();
+        set.voters
+            .iter()
+            .chain(&set.learners)
+            .map(|id| name_of(*id, &self.nodes))
+            .collect()
+    }
+}
+
+async fn plan(global: &Global, group: &str, change: &Change) -> Result<()> {
+    let description = described(global, group).await?;
+    let members = global
+        .client()
+        .members()
+        .await
+        .map_err(|e| Failure::from(e).of_read())?;
+    let mut nodes = description.nodes.clone();
+    nodes.extend(members.into_iter().map(|member| Introduction {
+        node: member.id,
+        name: member.name,
+        ..Introduction::default()
+    }));
+    let before = description
+        .configuration
+        .clone()
+        .unwrap_or_default()
+        .current
+        .unwrap_or_default();
+    let after = planned(&before, change, &nodes)?;
+    let answering = |id: &u64| {
+        let heard = description.peers.iter().any(|peer| peer.node == *id);
+        *id == description.node || heard
+    };
+    let unknown = after
+        .voters
+        .iter()
+        .filter(|id| !answering(id) && !before.voters.contains(id));
+    let joining = unknown.map(|id| name_of(*id, &nodes)).collect();
+    global.out().print(&Plan {
+        group: group.to_owned(),
+        before,
+        after,
+        joining,
+        nodes,
+    });
+    Ok(())
+}
+
+/// The membership after `change`, as the cluster would make it.
+fn planned(before: &MemberSet, change: &Change, nodes: &[Introduction]) -> Result<MemberSet> {
+    let mut after = before.clone();
+    let mut place = |node: &String, voter: bool, learner: bool| -> Result<()> {
+        let id = id_of(node, nodes)?;
+        after.voters.retain(|other| *other != id);
+        after.learners.retain(|other| *other != id);
+        if voter {
+            after.voters.push(id);
+        }
+        if learner {
+            after.learners.push(id);
+        }
+        Ok(())
+    };
+    match change {
+        Change::AddVoter(node) => place(node, true, false)?,
+        Change::AddLearner(node) => place(node, false, true)?,
+        Change::Remove(node) => place(node, false, false)?,
+        Change::Replace(members) => {
+            let ids = |names: &[String]| -> Result<Vec<u64>> {
+                names.iter().map(|name| id_of(name, nodes)).collect()
+            };
+            after = MemberSet {
+                voters: ids(&members.voters)?,
+                learners: ids(&members.learners)?,
+            };
+        }
+    }
+    if after.voters.is_empty() {
+        return Err(Failure::new(
+            super::exit::Exit::Conflict,
+            "QUORUM_AT_RISK",
+            "no voter would be left: a group needs at least one",
+        ));
+    }
+    Ok(after)
+}
+
+fn id_of(node: &str, nodes: &[Introduction]) -> Result<u64> {
+    let known = nodes
+        .iter()
+        .find(|known| known.name == node)
+        .map(|known| known.node);
+    known.or_else(|| node.parse().ok()).ok_or_else(|| {
+        Failure::new(
+            super::exit::Exit::NotFound,
+            "NODE_NOT_FOUND",
+            format!("no node is called {node:?}"),
+        )
+        .with_hint("kontiki node list")
+    })
+}
+
+struct Plan {
+    group: String,
+    before: MemberSet,
+    after: MemberSet,
+    /// New voters that hold nothing of the group yet.
+    joining: Vec<String>,
+    nodes: Vec<Introduction>,
+}
+
+/// Voters needed to commit, and how many may fail.
+fn quorum(members: &MemberSet) -> (usize, usize) {
+    let needed = members.voters.len() / 2 + 1;
+    (
+        needed,
+        members.voters.len() - needed.min(members.voters.len()),
+    )
+}
+
+impl Document for Plan {
+    const KIND: &'static str = "membership-plan";
+
+    fn json(&self) -> Value {
+        let side = |members: &MemberSet| {
+            let (needed, spare) = quorum(members);
+            let configuration = Configuration {
+                current: Some(members.clone()),
+                old: None,
+            };
+            json!({
+                "members": configuration_json(&configuration, &self.nodes)["current"],
+                "quorum": needed,
+                "tolerates": spare,
+            })
+        };
+        json!({
+            "group": self.group,
+            "before": side(&self.before),
+            "after": side(&self.after),
+            "joining": self.joining,
+        })
+    }
+
+    fn text(&self, _: bool) -> String {
+        let row = |when: &str, members: &MemberSet| {
+            let (needed, spare) = quorum(members);
+            [
+                when.to_owned(),
+                members_text(members, &self.nodes),
+                format!("{needed} of {}", members.voters.len()),
+                spare.to_string(),
+            ]
+        };
+        let rows = vec![row("now", &self.before), row("after", &self.after)];
+        let mut text = table(["", "MEMBERS", "QUORUM", "MAY FAIL"], rows);
+        if !self.joining.is_empty() {
+            let joining = self.joining.join(", ");
+            text.push_str(&format!("\n{joining} must first receive the whole log"));
+        }
+        text
+    }
+
+    fn names(&self) -> Vec<String> {
+        let ids = self.after.voters.iter().chain(&self.after.learners);
+        ids.map(|id| name_of(*id, &self.nodes)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn nodes() -> Vec<Introduction> {
+        let node = |n: u64| Introduction {
+            node: n,
+            name: format!("n{n}"),
+            ..Default::default()
+        };
+        (1..=4).map(node).collect()
+    }
+
+    fn set(voters: &[u64], learners: &[u64]) -> MemberSet {
+        MemberSet {
+            voters: voters.to_vec(),
+            learners: learners.to_vec(),
+        }
+    }
+
+    #[test]
+    fn plans_follow_each_kind_of_change() {
+        let before = set(&[1, 2, 3], &[4]);
+        let plan = |change| planned(&before, &change, &nodes()).unwrap();
+        assert_eq!(plan(Change::AddVoter("n4".into())), set(&[1, 2, 3, 4], &[]));
+        assert_eq!(plan(Change::AddLearner("n1".into())), set(&[2, 3], &[4, 1]));
+        assert_eq!(plan(Change::Remove("2".into())), set(&[1, 3], &[4]));
+        let members = NamedMembers {
+            voters: vec!["n2".into()],
+            learners: vec![],
+        };
+        assert_eq!(plan(Change::Replace(members)), set(&[2], &[]));
+    }
+
+    #[test]
+    fn impossible_plans_are_refused() {
+        let before = set(&[1], &[]);
+        let fault = |change| planned(&before, &change, &nodes()).unwrap_err();
+        assert_eq!(
+            fault(Change::Remove("n1".into())).reason(),
+            "QUORUM_AT_RISK"
+        );
+        assert_eq!(
+            fault(Change::AddVoter("n9".into())).reason(),
+            "NODE_NOT_FOUND"
+        );
+    }
+
+    #[test]
+    fn quorums_are_majorities() {
+        let sizes = [
+            (1, (1, 0)),
+            (2, (2, 0)),
+            (3, (2, 1)),
+            (4, (3, 1)),
+            (5, (3, 2)),
+        ];
+        for (size, expected) in sizes {
+            let voters: Vec<u64> = (1..=size).collect();
+            assert_eq!(quorum(&set(&voters, &[])), expected);
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! `kontiki recover`: a group whose majority is lost for good.
+
+use super::context::{Global, find_member};
+use super::failure::{Failure, Result};
+use super::names::{configuration_json, configuration_text};
+use super::output::{Document, fields};
+use clap::Args;
+use kontiki_client::proto::{
+    Configuration, GroupDescription, Introduction, LogId, NamedMembers, ResetPeersReply,
+    ResetPeersRequest,
+};
+use kontiki_client::{Client, Member};
+use serde_json::{Value, json};
+
+/// DESTRUCTIVE: forces a membership on the survivors of a group that lost its majority for good.
+///
+/// Without --confirm it says what would happen and changes nothing. Commands that only lost nodes
+/// had acknowledged are gone afterwards. If a lost node comes back with the old membership, there
+/// may be two leaders: wipe it before it is started again.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  kontiki recover orders --survivors n1
+  kontiki recover orders --survivors n1 --confirm orders")]
+pub(crate) struct RecoverArgs {
+    /// Name of the group
+    group: String,
+    /// Every node that survived with its data, by name or id: the voters from now on
+    #[arg(long, value_delimiter = ',', value_name = "NODE,…", required = true)]
+    survivors: Vec<String>,
+    /// The name of the group, typed again: do it
+    #[arg(long, value_name = "GROUP")]
+    confirm: Option<String>,
+}
+
+/// Runs `kontiki recover`.
+pub(crate) async fn run(global: &Global, args: &RecoverArgs) -> Result<()> {
+    if let Some(typed) = args.confirm.as_ref().filter(|typed| **typed != args.group) {
+        return Err(Failure::usage(format!(
+            "--confirm says {typed:?}, the group is {:?}: nothing was changed",
+            args.group
+        )));
+    }
+    let client = global.client();
+    let survivors = survivors(&client, args).await?;
+    let best = furthest(&survivors);
+    let request = ResetPeersRequest {
+        group: args.group.clone(),
+        members: Some(NamedMembers {
+            voters: args.survivors.clone(),
+            learners: vec![],
+        }),
+        dry_run: args.confirm.is_none(),
+        confirm: args.confirm.clone().unwrap_or_default(),
+    };
+    let (member, description) = &survivors[best];
+    let reply = client
+        .at(member.address.clone())
+        .admin()
+        .reset_peers(request)
+        .await?;
+    let recovery = Recovery {
+        group: &args.group,
+        done: args.confirm.is_some(),
+        through: &member.name,
+        nodes: &description.nodes,
+        reply,
+    };
+    global.out().print(&recovery);
+    if args.confirm.is_none() {
+        let words = format!(
+            "--survivors {} --confirm {}",
+            args.survivors.join(","),
+            args.group
+        );
+        global.out().note(&format!(
+            "nothing was changed; to do it: kontiki recover {} {words}",
+            args.group
+        ));
+    }
+    Ok(())
+}
+
+async fn survivors(client: &Client, args: &RecoverArgs) -> Result<Vec<(Member, GroupDescription)>> {
+    let mut survivors = Vec::new();
+    for name in &args.survivors {
+        let member = find_member(client, name).await?;
+        let there = client.at(member.address.clone());
+        let description = there
+            .admin()
+            .describe(&args.group, true)
+            .await
+            .map_err(|error| {
+                let failure = Failure::from(error).of_read();
+                failure.with_hint(format!(
+                    "a survivor must run and hold a replica; {name} does not"
+                ))
+            })?;
+        survivors.push((member, description));
+    }
+    Ok(survivors)
+}
+
+/// The replica whose log is furthest, by Raft's rule: the last term first, then the last index.
+/// Resetting another one would let it overwrite entries that this one still has.
+fn furthest(survivors: &[(Member, GroupDescription)]) -> usize {
+    let last = |description: &GroupDescription| {
+        let LogId { term, index } = description.last.unwrap_or_default();
+        (term, index)
+    };
+    let numbered = survivors.iter().enumerate();
+    numbered
+        .max_by_key(|(_, (_, description))| last(description))
+        .map_or(0, |(n, _)| n)
+}
+
+struct Recovery<'a> {
+    group: &'a str,
+    done: bool,
+    through: &'a str,
+    nodes: &'a [Introduction],
+    reply: ResetPeersReply,
+}
+
+impl Recovery<'_> {
+    fn configuration(&self, of: &Option<Configuration>) -> Configuration {
+        of.clone().unwrap_or_default()
+    }
+}
+
+impl Document for Recovery<'_> {
+    const KIND: &'static str = "recovery";
+
+    fn json(&self) -> Value {
+        let reply = &self.reply;
+        json!({
+            "group": self.group,
+            "done": self.done,
+            "through": self.through,
+            "before": configuration_json(&self.configuration(&reply.before), self.nodes),
+            "after": configuration_json(&self.configuration(&reply.after), self.nodes),
+            "last": reply.last.map(|last| json!({ "index": last.index, "term": last.term })),
+            "commit_index": reply.commit_index,
+            "warnings": reply.warnings,
+        })
+    }
+
+    fn text(&self, _: bool) -> String {
+        let last = self.reply.last.unwrap_or_default();
+        let commit = self.reply.commit_index;
+        let unsure = last.index.saturating_sub(commit);
+        let rows = [
+            (
+                if self.done {
+                    "recovered"
+                } else {
+                    "would recover"
+                },
+                self.group.to_owned(),
+            ),
+            (
+                "through",
+                format!("{}, whose log is furthest", self.through),
+            ),
+            (
+                "members before",
+                configuration_text(&self.configuration(&self.reply.before), self.nodes),
+            ),
+            (
+                "members after",
+                configuration_text(&self.configuration(&self.reply.after), self.nodes),
+            ),
+            ("known committed", format!("up to index {commit}")),
+            (
+                "kept beyond that",
+                format!(
+                    "{unsure} entries, up to index {} of term {}",
+                    last.index, last.term
+                ),
+            ),
+        ];
+        let warnings: Vec<String> = self
+            .reply
+            .warnings
+            .iter()
+            .map(|warning| format!("\nwarning: {warning}"))
+            .collect();
+        format!("{}{}", fields(&rows), warnings.concat())
+    }
+
+    fn names(&self) -> Vec<String> {
+        vec![self.group.to_owned()]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn survivor(name: &str, term: u64, index: u64) -> (Member, GroupDescription) {
+        let address = "127.0.0.1:1".parse().unwrap();
+        let member = Member {
+            id: 1,
+            name: name.into(),
+            address,
+        };
+        let last = Some(LogId { term, index });
+        (
+            member,
+            GroupDescription {
+                last,
+                ..Default::default()
+            },
+        )
+    }
+
+    #[test]
+    fn the_furthest_log_is_by_term_then_index() {
+        let all = [
+            survivor("a", 2, 90),
+            survivor("b", 3, 10),
+            survivor("c", 3, 12),
+        ];
+        assert_eq!(furthest(&all), 2);
+    }
+}
