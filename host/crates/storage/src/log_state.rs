@@ -287,7 +287,9 @@ impl LogChange<'_> {
             return;
         }
         let term = self.state.term_at(from.prev());
-        self.drop_indexes_from(from);
+        // Of a log that becomes empty no term is recorded; its first run may begin before it.
+        let empty = from == self.state.bounds.log_start.index.next();
+        self.drop_indexes_from(if empty { LogIndex(0) } else { from });
         if last.0 - from.0 < TRUNCATE_BY_KEY_MAX {
             // From the back, as a log is shortened; within one atomic batch the order is only for
             // the reader of a dump.

@@ -6,7 +6,7 @@ use crate::error::StorageError;
 use crate::layout::open_record;
 use crate::rocks_options::{column_options, database_options};
 use crate::uri::Options;
-use crate::wal::check_logs;
+use crate::wal::repair_logs;
 use rocksdb::{
     ColumnFamily, ColumnFamilyDescriptor, DB, ErrorKind, IteratorMode, ReadOptions, WriteBatch,
     WriteOptions,
@@ -33,7 +33,7 @@ impl RocksEngine {
     /// # Errors
     /// `InUse`, `NewerFormat`, `DirectoryDamaged`, `NoSpace`, `Io`.
     pub(crate) fn open(path: &Path, options: &Options) -> Result<Self, StorageError> {
-        check_logs(path)?;
+        repair_logs(path)?;
         let families = Family::ALL.map(|family| {
             ColumnFamilyDescriptor::new(family.name(), column_options(family, options))
         });

@@ -17,13 +17,12 @@ pub(crate) fn database_options(options: &Options) -> rocksdb::Options {
 
 /// What counts as damage.
 fn set_recovery(o: &mut rocksdb::Options) {
-    // Every batch is synced before it is acknowledged, so after a crash the only thing that may be
-    // incomplete is the last record of the write-ahead log, which nobody was told of. This mode
-    // accepts exactly that, and refuses to open if a record before the end is damaged.
-    // `AbsoluteConsistency` would refuse the torn tail of every power cut. `PointInTime`, the
-    // default, would end the log at the first damaged record and drop acknowledged ones behind it
+    // `wal.rs` has looked through the logs before, cut off a torn last batch, which nobody was told
+    // of, and refused damage. Whatever else RocksDB finds unusual shall be refused as well.
+    // `TolerateCorruptedTailRecords` takes damage in the middle for a torn end; `PointInTime`, the
+    // default, ends the log at the first damaged record and drops acknowledged ones behind it
     // without a word: a voter that forgets its vote.
-    o.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    o.set_wal_recovery_mode(DBRecoveryMode::AbsoluteConsistency);
     // A synced write-ahead log that is missing or short is noticed: its size is in the manifest.
     o.set_track_and_verify_wals_in_manifest(true);
     // Checksums of blocks are verified on every read (the default, relied on here).
@@ -33,7 +32,7 @@ fn set_recovery(o: &mut rocksdb::Options) {
     // Families need not be flushed together: the write-ahead log is always on, and a batch over
     // several families is replayed into each from where that family was last flushed.
     o.set_atomic_flush(false);
-    // A recycled log file ends in old records, which this recovery mode could not tell from damage.
+    // A recycled log file ends in old records, which nobody could tell from damage.
     o.set_recycle_log_file_num(0);
 }
 

@@ -93,6 +93,7 @@ conformance! {
     compaction_moves_the_beginning,
     compaction_to_the_end_leaves_an_empty_log_that_goes_on,
     compaction_of_what_is_not_there_changes_nothing,
+    compacted_log_is_truncated_to_its_beginning,
     completions_come_in_order_from_another_thread,
     groups_do_not_mix,
     removed_group_leaves_nothing_behind,
@@ -381,6 +382,22 @@ fn compaction_of_what_is_not_there_changes_nothing(bed: Bed) {
     // Unlike a refused write it does not stop the group.
     bed.persist(append(entries(5, 5, 2)));
     assert_eq!(bed.read(1, 9, usize::MAX).unwrap(), [1, 2, 3, 4, 5]);
+}
+
+fn compacted_log_is_truncated_to_its_beginning(bed: Bed) {
+    let mut bed = bed.with_group();
+    bed.persist(append(entries(1, 9, 1)));
+    bed.storage.compact(GROUP, LogId::new(Term(1), LogIndex(5)));
+    bed.persist(Persist {
+        truncate_from: Some(LogIndex(6)),
+        ..Persist::default()
+    });
+    bed.reopen();
+    let found = bed.recover();
+    assert_eq!((found.last.index, found.terms), (LogIndex(5), vec![]));
+    bed.persist(append(entries(6, 7, 3)));
+    bed.reopen();
+    assert_eq!(bed.recover().tail, entries(6, 7, 3));
 }
 
 fn completions_come_in_order_from_another_thread(bed: Bed) {
