@@ -77,7 +77,7 @@ fn encode(module: &[u8]) -> Result<Vec<u8>, String> {
 
 /// Where the components of a checkout are: `$KONTIKI_PLUGINS_DIR`, else `plugins/target/components`.
 pub fn components_directory(checkout: &Path) -> PathBuf {
-    match std::env::var_os("KONTIKI_PLUGINS_DIR") {
+    match std::env::var_os("KONTIKI_PLUGINS_DIR").filter(|directory| !directory.is_empty()) {
         Some(directory) => PathBuf::from(directory),
         None => checkout.join("plugins/target/components"),
     }
