@@ -27,6 +27,8 @@ mod commit;
 mod configuration;
 mod core;
 mod disk;
+#[cfg(test)]
+mod edge_tests;
 mod effect;
 mod election;
 mod entry;

@@ -42,6 +42,8 @@ impl Core {
         core.repair_term();
         core.arm_first_timer();
         if let Some(why) = contradiction {
+            // Nothing is written over what may still tell how it came to this.
+            core.disk = Disk::default();
             core.stopped = true;
             core.failure = Some(why);
             core.opening = alloc::vec![Effect::Event(Event::Failed { why })];

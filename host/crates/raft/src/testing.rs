@@ -101,6 +101,7 @@ pub(crate) struct Cluster {
     /// One-way links that lose everything.
     pub(crate) cut: BTreeSet<(u64, u64)>,
     wire: VecDeque<(u64, u64, Message)>,
+    follow_ups: VecDeque<(u64, Input)>,
     next_token: u64,
     initial: MemberSet,
     /// Whom a node voted for in a term.
@@ -129,6 +130,7 @@ impl Cluster {
             settings,
             cut: BTreeSet::new(),
             wire: VecDeque::new(),
+            follow_ups: VecDeque::new(),
             next_token: 0,
             initial: members(1..=voters),
             votes: BTreeMap::new(),
@@ -347,7 +349,15 @@ impl Cluster {
         })
     }
 
+    /// What effects lead to comes after all of them: writes must not overtake each other.
     fn step(&mut self, id: u64, input: Input) {
+        self.handle(id, input);
+        while let Some((id, input)) = self.follow_ups.pop_front() {
+            self.handle(id, input);
+        }
+    }
+
+    fn handle(&mut self, id: u64, input: Input) {
         let now = self.now;
         if let Input::ReadIndex { token, .. } = &input {
             self.read_floors.insert(*token, self.answered_upto);
@@ -382,7 +392,8 @@ impl Cluster {
                 node.answered
                     .extend(batch.waiting.iter().map(|(_, token)| *token));
                 if !node.hold_apply {
-                    self.step(id, Input::Applied { index: batch.last });
+                    self.follow_ups
+                        .push_back((id, Input::Applied { index: batch.last }));
                 }
             }
             Effect::ReadEntries {
@@ -391,17 +402,21 @@ impl Cluster {
                 let node = self.node(id);
                 let wanted = |entry: &&Entry| entry.id.index >= first && entry.id.index <= last;
                 let result = Ok(node.disk.entries.iter().filter(wanted).cloned().collect());
-                self.step(id, Input::EntriesRead { read, result });
+                self.follow_ups
+                    .push_back((id, Input::EntriesRead { read, result }));
             }
             Effect::FetchSnapshot { snapshot, .. } => {
                 let node = self.node_mut(id);
                 node.fetches += 1;
                 if node.fail_fetch {
-                    return self.step(id, Input::SnapshotFailed { snapshot });
+                    return self
+                        .follow_ups
+                        .push_back((id, Input::SnapshotFailed { snapshot }));
                 }
                 node.disk.previous = node.disk.snapshot.take().map(|s| s.last_included);
                 node.disk.snapshot = Some(snapshot.clone());
-                self.step(id, Input::SnapshotInstalled { snapshot });
+                self.follow_ups
+                    .push_back((id, Input::SnapshotInstalled { snapshot }));
             }
             Effect::CompactLog { upto } => {
                 let disk = &mut self.node_mut(id).disk;
