@@ -66,7 +66,8 @@ impl Core {
     }
 
     /// State of the leader lease at `now`; looking changes nothing.
-    pub(crate) fn lease_status(&self, now: Instant) -> LeaseStatus {
+    #[must_use]
+    pub fn lease_status(&self, now: Instant) -> LeaseStatus {
         if !self.settings.leader_lease {
             return LeaseStatus::Disabled;
         }

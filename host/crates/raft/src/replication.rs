@@ -219,14 +219,13 @@ impl Core {
         rejected: LogIndex,
         hint: LogId,
     ) {
-        if rejected <= peer.match_index {
-            return;
-        }
-        if was_probe {
+        if !was_probe {
+            // The message was refused, though by now the peer may hold what came before it: an
+            // answer overtook this one. What the message carried must go again.
+            peer.probe_from(peer.match_index.next());
+        } else if rejected > peer.match_index {
             let agreeing = log.last_agreeing(hint.index.min(rejected.prev()), hint.term);
             peer.probe_from(agreeing.index.next().min(rejected));
-        } else {
-            peer.probe_from(peer.match_index.next());
         }
     }
 
