@@ -156,19 +156,27 @@ impl From<Error> for Failure {
 
 /// What to do about a failed call, where that is plain from its reason alone.
 fn hint(error: &Error) -> Option<String> {
+    let group = error.group().unwrap_or("GROUP");
     let hint = match error.reason().as_str() {
         "UNREACHABLE" => {
             "is a node running? `kontiki dev` starts a cluster; --endpoints says where one is"
+                .into()
         }
-        "GROUP_NOT_FOUND" => "kontiki group list",
-        "PLUGIN_NOT_FOUND" => "kontiki plugin list",
-        "WRONG_SERVER" => "--endpoints takes the address a node listens on for clients",
+        "GROUP_NOT_FOUND" => "kontiki group list".into(),
+        "GROUP_EXISTS" | "NO_LEADER" | "LEADER_UNREACHABLE" | "MEMBERSHIP_BUSY" => {
+            format!("kontiki group describe {group}")
+        }
+        "MEMBERSHIP_UNEXPECTED" => format!("kontiki member list --group {group}"),
+        "PLUGIN_NOT_FOUND" | "PLUGIN_AMBIGUOUS" => "kontiki plugin list".into(),
+        "NODE_NOT_FOUND" | "PEER_UNREACHABLE" => "kontiki node list".into(),
+        "READ_ONLY" => format!("kontiki group read-only {group} off"),
+        "WRONG_SERVER" => "--endpoints takes the address a node listens on for clients".into(),
         _ if error.outcome() == Outcome::Unknown => {
-            "query the state before you send it again: a second copy may be applied twice"
+            "query the state before you send it again: a second copy may be applied twice".into()
         }
         _ => return None,
     };
-    Some(hint.to_owned())
+    Some(hint)
 }
 
 fn outcome_text(outcome: Outcome) -> &'static str {

@@ -282,10 +282,10 @@ impl<'a> Call<'a> {
     fn give_up(&mut self) -> Error {
         let waited = seconds(self.started.elapsed());
         let error = match self.last.take() {
+            Some(last) if *last.reason() == Reason::GROUP_NOT_FOUND => last,
             Some(last) => {
                 let message = format!("{} (tried for {waited})", last.message());
-                Error::new(last.reason().clone(), last.code(), last.outcome(), message)
-                    .with_leader(last.leader().cloned())
+                last.with_message(message)
             }
             None => Error::new(
                 Reason::UNREACHABLE,
@@ -298,7 +298,17 @@ impl<'a> Call<'a> {
     }
 
     fn finish(&mut self, error: Error) -> Error {
-        error.with_tried(std::mem::take(&mut self.tried))
+        let error = error
+            .with_tried(std::mem::take(&mut self.tried))
+            .of_group(self.group);
+        match self
+            .group
+            .filter(|_| *error.reason() == Reason::GROUP_NOT_FOUND)
+        {
+            // Each node speaks for itself only; here all have been asked.
+            Some(group) => error.with_message(format!("no reachable node has a group {group:?}")),
+            None => error,
+        }
     }
 
     fn note(&mut self, address: &Address, phase: Phase, problem: String, began: Instant) {

@@ -23,6 +23,7 @@ struct Details {
     message: String,
     leader: Option<Leader>,
     tried: Vec<Attempt>,
+    group: Option<String>,
 }
 
 impl Error {
@@ -40,6 +41,7 @@ impl Error {
             message,
             leader: None,
             tried: vec![],
+            group: None,
         }))
     }
 
@@ -51,6 +53,22 @@ impl Error {
     pub(crate) fn with_tried(mut self, tried: Vec<Attempt>) -> Self {
         self.0.tried = tried;
         self
+    }
+
+    pub(crate) fn of_group(mut self, group: Option<&str>) -> Self {
+        self.0.group = group.map(str::to_owned);
+        self
+    }
+
+    /// Replaces the message by one that says more.
+    pub(crate) fn with_message(mut self, message: String) -> Self {
+        self.0.message = message;
+        self
+    }
+
+    /// The group the call was about, if it was about one.
+    pub fn group(&self) -> Option<&str> {
+        self.0.group.as_deref()
     }
 
     /// Why, as a word for programs.

@@ -404,26 +404,40 @@ where
     }
 }
 
+/// Reasons that pass: the server says UNAVAILABLE or RESOURCE_EXHAUSTED to a call for them.
+const PASSING: [(&str, Code); 8] = [
+    ("NOT_LEADER", Code::Unavailable),
+    ("NO_LEADER", Code::Unavailable),
+    ("LEADER_UNREACHABLE", Code::Unavailable),
+    ("TRANSFERRING", Code::Unavailable),
+    ("SHUTTING_DOWN", Code::Unavailable),
+    ("GROUP_LOADING", Code::Unavailable),
+    ("REPLICA_FAILED", Code::Unavailable),
+    ("BUSY", Code::ResourceExhausted),
+];
+
+fn passing(reason: &str) -> Option<Code> {
+    PASSING
+        .iter()
+        .find(|(known, _)| *known == reason)
+        .map(|(_, code)| *code)
+}
+
 fn is_retryable(error: &ApplyError) -> bool {
-    let passing = [
-        "NOT_LEADER",
-        "NO_LEADER",
-        "SHUTTING_DOWN",
-        "GROUP_LOADING",
-        "BUSY",
-    ];
-    error.outcome == Outcome::NotApplied.as_str() && passing.contains(&error.reason.as_str())
+    error.outcome == Outcome::NotApplied.as_str() && passing(&error.reason).is_some()
 }
 
 fn stated(error: ApplyError, leader: Option<Leader>) -> Error {
     let outcome = Outcome::parse(&error.outcome).unwrap_or(Outcome::Unknown);
     let code = match error.reason.as_str() {
-        "NOT_LEADER" | "NO_LEADER" | "SHUTTING_DOWN" | "GROUP_LOADING" => Code::Unavailable,
-        "BUSY" => Code::ResourceExhausted,
         "DEADLINE_EXCEEDED" => Code::DeadlineExceeded,
+        "TOO_LARGE" | "INVALID_ARGUMENT" => Code::InvalidArgument,
+        "PLUGIN_FAULT" | "STORAGE_FAILED" | "INTERNAL" => Code::Internal,
         reason if reason.ends_with("_NOT_FOUND") => Code::NotFound,
-        _ if outcome == Outcome::Unknown => Code::Aborted,
-        _ => Code::FailedPrecondition,
+        reason => passing(reason).unwrap_or(match outcome {
+            Outcome::Unknown => Code::Aborted,
+            Outcome::Applied | Outcome::NotApplied => Code::FailedPrecondition,
+        }),
     };
     Error::new(Reason::from(error.reason), code, outcome, error.message).with_leader(leader)
 }
