@@ -9,6 +9,7 @@ use bytes::Bytes;
 use clap::{Args, Subcommand};
 use kontiki_client::proto::PluginInfo;
 use kontiki_guest_build::{Programs, Project, Toolchain, Way, build};
+use kontiki_plugin::{Engine, Limits};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 
@@ -169,8 +170,39 @@ fn read(path: &Path) -> Result<Bytes> {
 }
 
 async fn inspect(global: &Global, args: &InspectArgs) -> Result<PluginInfo> {
+    let path = Path::new(&args.plugin);
+    if path.is_file() {
+        return check_file(&read(path)?);
+    }
+    if args.plugin.contains('/') || args.plugin.ends_with(".wasm") {
+        let message = format!("{}: no such file", path.display());
+        return Err(Failure::local("IO", message));
+    }
     let info = global.client().admin().plugin(&args.plugin).await;
     info.map_err(|error| Failure::from(error).of_read())
+}
+
+/// Loads a component as a node would, and says what it is.
+fn check_file(bytes: &[u8]) -> Result<PluginInfo> {
+    let engine = Engine::new(Limits::default())
+        .map_err(|error| Failure::local("ENGINE", error.to_string()))?;
+    let plugin = engine
+        .load(bytes)
+        .map_err(|error| Failure::new(Exit::Refused, "PLUGIN_REFUSED", error.to_string()))?;
+    let description = plugin.description();
+    Ok(PluginInfo {
+        digest: plugin.digest().to_string(),
+        name: description.name.clone(),
+        version: description.version.clone(),
+        size_bytes: plugin.size_bytes(),
+        state_format: description.state_format,
+        reads_formats: description.reads_formats.clone(),
+        contract: plugin.contract().interface().to_owned(),
+        imports: plugin.imports().to_vec(),
+        exports: plugin.exports().to_vec(),
+        nodes: vec![],
+        failed_nodes: vec![],
+    })
 }
 
 async fn push(global: &Global, args: &PushArgs) -> Result<()> {
