@@ -2,7 +2,7 @@
 
 use crate::codec::{Place, encode_record};
 use crate::error::StorageError;
-use std::ops::{ControlFlow, Range};
+use std::ops::{ControlFlow, Range, RangeInclusive};
 
 /// A column family.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,6 +41,9 @@ impl Family {
 pub(crate) type Visit<'a> =
     &'a mut dyn FnMut(&[u8], &[u8]) -> Result<ControlFlow<()>, StorageError>;
 
+/// First and last key of a file.
+pub(crate) type Span = RangeInclusive<Vec<u8>>;
+
 /// An ordered key-value store with atomic batches.
 pub(crate) trait Engine: Send + Sync {
     /// Carries out the batch atomically; durable on return (as far as the engine can).
@@ -61,6 +64,11 @@ pub(crate) trait Engine: Send + Sync {
         range: Range<&[u8]>,
         visit: Visit<'_>,
     ) -> Result<(), StorageError>;
+    /// Files that hold keys of `range` only and can be removed whole.
+    fn files_within(&self, family: Family, range: Range<&[u8]>) -> Result<Vec<Span>, StorageError>;
+    /// Removes the files that hold keys of `span` only. What was deleted may come to light again
+    /// in their place: only for keys nobody will look at.
+    fn remove_file(&self, family: Family, span: &Span) -> Result<(), StorageError>;
     /// Where it is, for messages.
     fn path(&self) -> &std::path::Path;
 }

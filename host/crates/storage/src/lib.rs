@@ -29,6 +29,7 @@ mod layout;
 mod log_state;
 mod memory;
 mod metrics;
+mod reclaim;
 mod recovery;
 mod rocks;
 mod rocks_options;

@@ -1,7 +1,7 @@
 //! Storage in memory, for tests. Nothing survives the process; within it, a named one
 //! (`memory://name`) survives being closed and opened again.
 
-use crate::engine::{Batch, Change, Engine, Family, Visit};
+use crate::engine::{Batch, Change, Engine, Family, Span, Visit};
 use crate::error::StorageError;
 use std::collections::{BTreeMap, HashMap};
 use std::ops::{ControlFlow, Range};
@@ -111,6 +111,14 @@ impl Engine for MemoryEngine {
         let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
         let range = range.start.to_vec()..range.end.to_vec();
         Self::visit(tables[slot(family)].range(range).rev(), visit)
+    }
+
+    fn files_within(&self, _: Family, _: Range<&[u8]>) -> Result<Vec<Span>, StorageError> {
+        Ok(Vec::new())
+    }
+
+    fn remove_file(&self, _: Family, _: &Span) -> Result<(), StorageError> {
+        Ok(())
     }
 
     fn path(&self) -> &Path {

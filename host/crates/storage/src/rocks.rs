@@ -1,7 +1,7 @@
 //! The engine over RocksDB. With `rocks_options.rs` the only place that names it.
 
 use crate::codec::Reader;
-use crate::engine::{Batch, Change, Engine, Family, Visit};
+use crate::engine::{Batch, Change, Engine, Family, Span, Visit};
 use crate::error::StorageError;
 use crate::layout::open_record;
 use crate::rocks_options::{column_options, database_options};
@@ -172,6 +172,26 @@ impl Engine for RocksEngine {
         self.visit(family, range, true, visit)
     }
 
+    fn files_within(&self, family: Family, range: Range<&[u8]>) -> Result<Vec<Span>, StorageError> {
+        let files = self
+            .db
+            .live_files()
+            .map_err(|error| self.error("listing", &error))?;
+        let spans = files.into_iter().filter_map(|file| {
+            // Files of level 0 overlap; RocksDB does not remove them this way.
+            let ours = file.column_family_name == family.name() && file.level > 0;
+            let span = file.start_key.filter(|_| ours)?..=file.end_key?;
+            (range.start <= &span.start()[..] && &span.end()[..] < range.end).then_some(span)
+        });
+        Ok(spans.collect())
+    }
+
+    fn remove_file(&self, family: Family, span: &Span) -> Result<(), StorageError> {
+        self.db
+            .delete_file_in_range_cf(self.family(family), span.start(), span.end())
+            .map_err(|error| self.error("removing a file of", &error))
+    }
+
     fn path(&self) -> &Path {
         &self.path
     }
@@ -221,5 +241,81 @@ fn convert_error(doing: &'static str, path: &Path, error: &rocksdb::Error) -> St
             path,
             source: Arc::new(io::Error::other(why)),
         },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::layout::{GROUP_RECORD, log_key, state_key};
+    use crate::store::Store;
+    use crate::{GroupRecord, Storage};
+    use bytes::Bytes;
+    use kontiki_raft::{Entry, EntryKind, GroupId, LogId, LogIndex, Persist, Term};
+    use std::time::{Duration, Instant};
+
+    fn fill(storage: &dyn Storage, id: GroupId, indexes: std::ops::RangeInclusive<u64>) {
+        for index in indexes {
+            let write = Persist {
+                entries: vec![Entry {
+                    id: LogId::new(Term(1), LogIndex(index)),
+                    time_ns: 0,
+                    kind: EntryKind::Command(Bytes::from(vec![7; 8 << 10])),
+                }],
+                ..Persist::default()
+            };
+            storage.persist(id, write, Box::new(|result| assert!(result.is_ok())));
+        }
+        storage.recover(id, 0).unwrap();
+    }
+
+    #[test]
+    fn files_of_compacted_entries_are_removed_and_no_others() {
+        let directory = tempfile::tempdir().unwrap();
+        let options = Options {
+            memtable_size_bytes: 256 << 10,
+            // A memtable is not cut within a batch.
+            batch_size_bytes_max: 64 << 10,
+            ..Options::default()
+        };
+        let engine = Arc::new(RocksEngine::open(directory.path(), &options).unwrap());
+        let storage = Store::start(Arc::clone(&engine) as Arc<dyn Engine>, &options).unwrap();
+        let groups = [GroupId(1), GroupId(2)];
+        for id in groups {
+            let body = Vec::new();
+            storage.create_group(&GroupRecord { id, body }).unwrap();
+            fill(&storage, id, 1..=400);
+        }
+        engine.db.flush_cf(engine.family(Family::Log)).unwrap();
+        engine
+            .db
+            .compact_range_cf(engine.family(Family::Log), None::<&[u8]>, None::<&[u8]>);
+        let files = |id| {
+            let (from, to) = (log_key(id, LogIndex(0)), log_key(id, LogIndex(u64::MAX)));
+            engine
+                .files_within(Family::Log, &from[..]..&to[..])
+                .unwrap()
+                .len()
+        };
+        let before = groups.map(files);
+        assert!(before[0] >= 8 && before[1] >= 8, "{before:?}");
+
+        storage.compact(GroupId(1), LogId::new(Term(1), LogIndex(390)));
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while files(GroupId(1)) > 2 {
+            assert!(Instant::now() < deadline, "files are still there");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert_eq!(files(GroupId(2)), before[1]);
+        let found = storage.recover(GroupId(1), usize::MAX).unwrap();
+        assert_eq!(found.tail.len(), 10);
+        assert_eq!(
+            storage.recover(GroupId(2), usize::MAX).unwrap().tail.len(),
+            400
+        );
+        storage.close();
+        // The engine outlives the storage here only because the test holds it.
+        let key = state_key(GroupId(1), GROUP_RECORD);
+        assert!(engine.read(Family::State, &key).unwrap().is_some());
     }
 }

@@ -99,7 +99,7 @@ pub trait Storage: Send + Sync {
 
     /// Removes the entries up to and including `upto`. Returns at once. The log's new beginning
     /// and the removal are one write, in order with the others; the space is given back in the
-    /// background. Doing it again does nothing.
+    /// background, a file at a time. Doing it again does nothing.
     fn compact(&self, id: GroupId, upto: LogId);
 
     /// Reads a record of the node itself.

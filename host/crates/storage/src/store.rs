@@ -4,6 +4,7 @@ use crate::engine::{Engine, Family};
 use crate::error::StorageError;
 use crate::layout::{GROUP_RECORD, StateKey, open_record};
 use crate::metrics::StorageMetrics;
+use crate::reclaim;
 use crate::recovery::{read_entries, recover};
 use crate::storage::{Completion, GroupRecord, Storage};
 use crate::uri::Options;
@@ -19,7 +20,8 @@ pub(crate) struct Store {
     /// `None` once closed.
     open: RwLock<Option<Open>>,
     shared: Arc<Shared>,
-    writer: Mutex<Option<JoinHandle<()>>>,
+    /// The writer, and who reclaims space after it.
+    threads: Mutex<Vec<JoinHandle<()>>>,
 }
 
 struct Open {
@@ -32,19 +34,25 @@ impl Store {
     pub(crate) fn start(engine: Arc<dyn Engine>, options: &Options) -> Result<Self, StorageError> {
         let shared = Arc::new(Shared::default());
         let (jobs, queue) = channel();
+        let (reclaim, compacted) = channel();
         let writer = Writer::new(
             Arc::clone(&engine),
             Arc::clone(&shared),
             options.batch_size_bytes_max,
+            reclaim,
         );
-        let thread = std::thread::Builder::new()
-            .name("kontiki-log".to_owned())
-            .spawn(move || writer.run(&queue))
-            .map_err(|error| StorageError::io("starting the writer of", engine.path(), error))?;
+        let writer = spawn("kontiki-log", &*engine, move || writer.run(&queue))?;
+        let reclaimer = {
+            let (engine, shared) = (Arc::clone(&engine), Arc::clone(&shared));
+            let path = Arc::clone(&engine);
+            spawn("kontiki-reclaim", &*path, move || {
+                reclaim::run(&*engine, &shared, &compacted);
+            })?
+        };
         Ok(Self {
             open: RwLock::new(Some(Open { engine, jobs })),
             shared,
-            writer: Mutex::new(Some(thread)),
+            threads: Mutex::new(vec![writer, reclaimer]),
         })
     }
 
@@ -163,20 +171,37 @@ impl Storage for Store {
     }
 
     fn close(&self) {
-        // Without senders the writer finishes its queue and ends.
+        self.shared.closing.store(true, Ordering::Relaxed);
+        // Without senders the writer finishes its queue and ends, and the reclaimer after it.
         let open = self
             .open
             .write()
             .unwrap_or_else(PoisonError::into_inner)
             .take();
         drop(open);
-        let mut writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(thread) = writer.take() else { return };
+        let mut threads = self.threads.lock().unwrap_or_else(PoisonError::into_inner);
         // A completion may hold the last handle; the writer cannot wait for itself.
-        if thread.thread().id() != std::thread::current().id() && thread.join().is_err() {
-            tracing::error!("the writer of the storage panicked");
+        let current = std::thread::current().id();
+        if threads.iter().any(|thread| thread.thread().id() == current) {
+            return;
+        }
+        for thread in threads.drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the storage panicked");
+            }
         }
     }
+}
+
+fn spawn(
+    name: &str,
+    engine: &dyn Engine,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, StorageError> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(work)
+        .map_err(|error| StorageError::io("starting a thread for", engine.path(), error))
 }
 
 impl Drop for Store {

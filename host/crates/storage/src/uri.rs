@@ -165,3 +165,58 @@ fn open_memory(uri: &StorageUri, options: &Options) -> Result<Arc<dyn Storage>, 
     let engine = MemoryEngine::open(uri.rest())?;
     Ok(Arc::new(Store::start(Arc::new(engine), options)?))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn uris_are_parsed_or_refused_with_what_is_wrong() {
+        let good = [
+            "rocksdb:///var/lib/x",
+            "rocksdb://db",
+            "memory://",
+            "memory://a",
+            "s3+x://b/c",
+        ];
+        for text in good {
+            assert_eq!(text.parse::<StorageUri>().unwrap().to_string(), text);
+        }
+        let bad = [
+            ("/var/lib/x", "lacks \"://\""),
+            ("rocksdb:/var", "lacks \"://\""),
+            ("", "lacks \"://\""),
+            ("://x", "invalid scheme"),
+            ("Rocks://x", "invalid scheme"),
+            ("1x://x", "invalid scheme"),
+            ("rocksdb://", "lacks a path"),
+        ];
+        for (text, expected) in bad {
+            let error = text.parse::<StorageUri>().unwrap_err().to_string();
+            assert!(error.contains(expected) && error.contains(text), "{error}");
+        }
+    }
+
+    #[test]
+    fn unknown_scheme_names_the_known_ones() {
+        let uri = "floppy://a".parse().unwrap();
+        let error = open(&uri, &Options::default()).err().unwrap().to_string();
+        assert!(
+            error.contains("floppy") && error.contains("memory, rocksdb"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_program_can_add_schemes() {
+        let mut registry = Registry::default();
+        let opener = |uri: &StorageUri, options: &Options| {
+            assert_eq!(uri.rest(), "elsewhere");
+            open(&"memory://".parse()?, options)
+        };
+        registry.register("mine", Arc::new(opener));
+        let uri = "mine://elsewhere".parse().unwrap();
+        let storage = registry.open(&uri, &Options::default()).unwrap();
+        assert!(storage.groups().unwrap().is_empty());
+    }
+}

@@ -5,12 +5,13 @@ use crate::error::StorageError;
 use crate::layout::{GROUP_RECORD, log_key, state_key};
 use crate::log_state::LogState;
 use crate::metrics::Counters;
+use crate::reclaim::Compacted;
 use crate::storage::{Completion, GroupRecord};
 use kontiki_raft::{GroupId, IoId, LogId, LogIndex, Persist};
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, SyncSender};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, Sender, SyncSender};
 use std::sync::{Arc, OnceLock};
 use std::time::Instant;
 
@@ -45,6 +46,8 @@ pub(crate) enum Job {
 #[derive(Debug, Default)]
 pub(crate) struct Shared {
     pub(crate) counters: Counters,
+    /// The storage is being closed: work that can wait for another day does.
+    pub(crate) closing: AtomicBool,
     /// The first failed write. Set once, never cleared.
     poison: OnceLock<Arc<StorageError>>,
 }
@@ -112,6 +115,9 @@ pub(crate) struct Writer {
     batch: Batch,
     entries: u64,
     waiting: Vec<(Waiter, Result<(), StorageError>)>,
+    /// Compacted by the batch being gathered.
+    compacted: Vec<Compacted>,
+    reclaim: Sender<Compacted>,
 }
 
 impl Writer {
@@ -119,6 +125,7 @@ impl Writer {
         engine: Arc<dyn Engine>,
         shared: Arc<Shared>,
         batch_size_bytes_max: usize,
+        reclaim: Sender<Compacted>,
     ) -> Self {
         Self {
             engine,
@@ -128,6 +135,8 @@ impl Writer {
             batch: Batch::default(),
             entries: 0,
             waiting: Vec::new(),
+            compacted: Vec::new(),
+            reclaim,
         }
     }
 
@@ -194,6 +203,11 @@ impl Writer {
         for (waiter, result) in self.waiting.drain(..) {
             waiter.answer(result.and(written.clone()));
         }
+        for compacted in self.compacted.drain(..) {
+            if written.is_ok() {
+                let _gone_with_the_storage = self.reclaim.send(compacted);
+            }
+        }
         self.slots.retain(|_, slot| !matches!(slot, Slot::Removed));
         self.batch.clear();
         self.entries = 0;
@@ -235,6 +249,10 @@ impl Writer {
     fn compact(&mut self, group: GroupId, upto: LogId) -> Result<(), StorageError> {
         let (state, batch) = self.open(group)?;
         let result = state.compact(group, upto, batch);
+        self.compacted.extend(result.is_ok().then_some(Compacted {
+            group,
+            upto: upto.index,
+        }));
         if let Err(error) = &result {
             tracing::error!(group = group.0, index = upto.index.0, %error, "log not compacted");
         }
