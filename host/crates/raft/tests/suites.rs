@@ -5,7 +5,9 @@ mod support;
 
 mod braft_lease;
 mod braft_node;
+mod configuration_model;
 mod paper;
 mod paper_safety;
+mod quorum_model;
 mod thesis;
 mod traps;

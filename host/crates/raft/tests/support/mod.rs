@@ -40,3 +40,12 @@ fn planted(core: kontiki_raft::Core) -> kontiki_raft::Core {
     }
     core
 }
+
+/// Property tests write no files: a failing case is printed, and belongs into a test of its own.
+pub(crate) fn cases(cases: u32) -> proptest::test_runner::Config {
+    proptest::test_runner::Config {
+        cases,
+        failure_persistence: None,
+        ..proptest::test_runner::Config::default()
+    }
+}
