@@ -6,6 +6,7 @@ mod support;
 mod braft_lease;
 mod braft_node;
 mod configuration_model;
+mod documented;
 mod paper;
 mod paper_safety;
 mod quorum_model;
