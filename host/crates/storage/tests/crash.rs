@@ -133,7 +133,17 @@ impl Workload {
             self.take(line);
         }
         self.child.wait().unwrap();
-        (self.acknowledged, self.said)
+        (
+            std::mem::take(&mut self.acknowledged),
+            std::mem::take(&mut self.said),
+        )
+    }
+}
+
+/// A test that fails leaves no child behind, which would keep its disk mounted.
+impl Drop for Workload {
+    fn drop(&mut self) {
+        drop(self.child.kill().and_then(|()| self.child.wait()));
     }
 }
 
