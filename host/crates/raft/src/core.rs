@@ -43,6 +43,9 @@ pub struct Core {
     /// When a leader of the present term last spoke.
     pub(crate) leader_heard_at: Option<Instant>,
     pub(crate) lease: FollowerLease,
+    /// The last term in which this replica led and stood down. Whoever is bound by a lease of that
+    /// leadership may be told that it is void.
+    pub(crate) last_led: Option<Term>,
     /// When to give up waiting for a leader, or for votes. Not used while leading.
     pub(crate) election_due: Instant,
     /// The wait behind `election_due`, drawn anew for each leader and each attempt.

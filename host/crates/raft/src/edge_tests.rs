@@ -490,3 +490,24 @@ fn a_stalled_state_machine_stops_apply_at_the_window_but_not_commit() {
     assert_eq!(cluster.commands(1).len(), 10);
     assert_eq!(cluster.node(1).answered.len(), 10);
 }
+
+#[test]
+fn a_transfer_under_leases_survives_the_loss_of_the_old_leaders_answer() {
+    let mut cluster = Cluster::with(3, with_leases());
+    let old = cluster.elect();
+    let target = (1..=3).find(|&id| id != old).unwrap();
+    let token = cluster.token();
+    let to = TransferTarget::Node(NodeId(target));
+    // Its vote, and the word that it stood down, are lost; it repeats both when asked again.
+    cluster.cut.insert((old, target));
+    cluster.give_later(old, Input::TransferLeadership { token, target: to });
+    cluster.cut.clear();
+    cluster.deliver_one();
+    cluster.sync_one(target);
+    cluster.cut.insert((old, target));
+    cluster.settle();
+    assert_eq!(cluster.leader(), None);
+    cluster.cut.clear();
+    cluster.run_ms(300);
+    assert_eq!(cluster.leader(), Some(target));
+}

@@ -285,7 +285,8 @@ impl Core {
         } else if !reply.granted && !reply.rejected_by_lease && !campaign.refused.contains(&from) {
             campaign.refused.push(from);
         }
-        if release.is_some() && campaign.disrupted != release {
+        let term_of = |leader: Option<(NodeId, Term)>| leader.map(|(_, term)| term);
+        if term_of(release) > term_of(campaign.disrupted) {
             campaign.disrupted = release;
             self.ask_again(out);
             self.count_own_vote(out);
@@ -329,7 +330,7 @@ impl Core {
             round: request.round,
             granted: verdict.granted,
             rejected_by_lease: verdict.rejected_by_lease,
-            disrupted: verdict.disrupted,
+            disrupted: self.last_led.filter(|_| self.leading.is_none()),
         });
         if self.bug(PlantedBug::VoteBeforeDurable) {
             self.disk.forget_hard_state_wait();
@@ -374,7 +375,6 @@ impl Core {
         request: &RequestVote,
         out: &mut Effects,
     ) -> Verdict {
-        let led = self.leading.is_some().then_some(self.hard.term);
         if term > self.hard.term {
             self.adopt_term(term, StopReason::HigherTerm, out);
         }
@@ -395,7 +395,6 @@ impl Core {
         Verdict {
             granted,
             rejected_by_lease: false,
-            disrupted: led.filter(|&led| led < term),
         }
     }
 
@@ -429,5 +428,4 @@ impl Core {
 struct Verdict {
     granted: bool,
     rejected_by_lease: bool,
-    disrupted: Option<Term>,
 }

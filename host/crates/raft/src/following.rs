@@ -119,6 +119,7 @@ impl Core {
             out.push(Effect::Event(Event::LeaderStopped { term, reason }));
         }
         self.known_leader = None;
+        self.last_led = Some(self.hard.term);
         self.end_transfer(leading.transfer.as_ref(), reason, out);
         self.end_change(leading.change.as_ref(), out);
         self.lose_reads(leading.reads, out);

@@ -69,9 +69,9 @@ pub struct RequestVoteReply {
     pub granted: bool,
     /// Refused only because the voter still honours a leader's lease; ask again when it is over.
     pub rejected_by_lease: bool,
-    /// The voter led in this term and has stood down because of this (forced) vote. The candidate
-    /// passes it on as `disrupted_leader` to voters that still honour that leader's lease. Only a
-    /// leader that really stood down says so; a leader that merely ordered a transfer may resume.
+    /// The last term in which the voter led, if it leads no more. The candidate passes it on as
+    /// `disrupted_leader` to voters that still honour that leader's lease. A leader that merely
+    /// ordered a transfer says nothing here, since it may resume.
     pub disrupted: Option<Term>,
 }
 

@@ -17,6 +17,7 @@ use alloc::vec::Vec;
 
 impl Core {
     /// Opens a replica. `initial` is its membership if neither log nor snapshot knows one.
+    /// `settings` should have passed [`Settings::check`].
     /// `seed` feeds the spread of election timeouts and numbers questions to peers: it should
     /// differ between replicas and between restarts of one.
     ///
@@ -59,6 +60,12 @@ impl Core {
         now: Instant,
         seed: u64,
     ) -> Self {
+        let settings = Settings {
+            // Zero would divide by zero or send nothing for ever; `Settings::check` refuses it.
+            heartbeat_factor: settings.heartbeat_factor.max(1),
+            append_entries_max: settings.append_entries_max.max(1),
+            ..settings
+        };
         let lease = FollowerLease::after_start(&settings, &recovered, now);
         let snapshot_index = recovered
             .snapshot
@@ -92,6 +99,7 @@ impl Core {
             known_leader: None,
             leader_heard_at: None,
             lease,
+            last_led: None,
             election_due: now,
             election_wait: settings.election_timeout,
             leading: None,

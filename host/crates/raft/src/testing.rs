@@ -195,6 +195,13 @@ impl Cluster {
         self.step(id, input);
     }
 
+    /// Delivers the oldest message on the wire, cut or not.
+    pub(crate) fn deliver_one(&mut self) {
+        let (from, to, message) = self.wire.pop_front().unwrap();
+        let from = NodeId(from);
+        self.step(to, Input::Message { from, message });
+    }
+
     /// One thing at random: a message, in any order or lost; a write; or time.
     pub(crate) fn random_step(&mut self, random: &mut Random, loss_percent: u64) {
         let ids: Vec<u64> = self.nodes.keys().copied().collect();
