@@ -1,5 +1,6 @@
 //! What people type: `cargo xtask COMMAND`.
 
+mod bench;
 mod cargo;
 mod checkout;
 mod demo;
@@ -36,6 +37,8 @@ enum Command {
     Demo(demo::Arguments),
     /// Run everything that must hold before a change lands.
     Test(test::Arguments),
+    /// Measure three nodes with a plugin, beside the same machine compiled in.
+    Bench(bench::Arguments),
     /// Simulate whole clusters, one seed after another.
     Sim(sim::Arguments),
 }
@@ -47,6 +50,7 @@ fn main() -> ExitCode {
         Command::Plugins(command) => plugins::run(&command, arguments.output),
         Command::Demo(command) => demo::run(&command, arguments.output),
         Command::Test(command) => test::run(&command, arguments.output),
+        Command::Bench(command) => bench::run(&command, arguments.output),
         Command::Sim(command) => sim::run(&command, arguments.output),
     };
     match result {
