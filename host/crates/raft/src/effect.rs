@@ -33,7 +33,8 @@ pub enum Effect {
         /// Stop after this many bytes.
         size_bytes_max: usize,
     },
-    /// Apply these to the state machine, in order, and report with `Input::Applied`.
+    /// Apply these to the state machine, in order, and report with `Input::Applied`. A batch that
+    /// a snapshot loaded meanwhile already includes is to be skipped.
     Apply(ApplyBatch),
     /// Fetch this snapshot from `from`, publish it, load it, and answer `SnapshotInstalled` or
     /// `SnapshotFailed`. A later fetch replaces one under way.

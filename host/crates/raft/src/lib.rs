@@ -14,6 +14,23 @@
 //!
 //! Writes of one group form one ordered stream. `Persisted { io }` means that write *and every
 //! earlier one of this group* is durable, so a lost completion is made good by the next.
+//!
+//! # Rules chosen where implementations differ
+//!
+//! - A configuration governs from the moment its entry is *appended*, and the one of the leader's
+//!   latest append decides every commit (the paper's rule; braft counts each entry under the
+//!   configuration it was appended under).
+//! - The first entry of every term is a configuration entry. Membership changes, `LeaderStarted`,
+//!   leases and reads wait until it is committed.
+//! - Commit may run ahead of the local disk, apply may not: a state machine is never ahead of its
+//!   own log after a crash. Nothing is applied while a snapshot is being fetched.
+//! - Elections always begin with a pre-vote, and whoever knows a live leader, the leader included,
+//!   refuses, unless the election was ordered by that leader or an operator.
+//! - A node that votes in no configuration that may be in force does not campaign, but every node
+//!   answers vote requests.
+//! - A read-only majority of either set makes the leader read-only.
+//! - Messages that no honest peer sends change nothing; those that contradict committed entries
+//!   are reported as [`Event::Conflict`].
 
 #![no_std]
 #![forbid(unsafe_code)]

@@ -16,7 +16,8 @@ pub struct Settings {
     /// Added to a follower's lease for clocks that differ in rate (`max_clock_drift_ms`). Default
     /// 1 s.
     pub max_clock_drift: Duration,
-    /// Honour and grant leader leases (`raft_enable_leader_lease`). Default off.
+    /// Honour and grant leader leases (`raft_enable_leader_lease`). Default off. With leases on, the
+    /// sum of election timeout and clock drift must be the same on all members.
     pub leader_lease: bool,
     /// Election priority: 0 never campaigns of its own accord, higher is preferred. Default 100.
     pub priority: u32,
