@@ -247,9 +247,23 @@ impl Core {
         };
         match campaign.outcome(self.configuration()) {
             Outcome::Open => {}
-            Outcome::Lost => self.campaign = None,
+            Outcome::Lost => self.lose_campaign(),
             Outcome::Won if campaign.pre_vote => self.start_vote(false, None, out),
             Outcome::Won => self.become_leader(out),
+        }
+    }
+
+    /// A lost pre-vote is tried again soon: often a voter had just not yet missed the leader. A lost
+    /// vote waits in full, so that another may win the next.
+    fn lose_campaign(&mut self) {
+        let was_pre_vote = self
+            .campaign
+            .take()
+            .is_some_and(|campaign| campaign.pre_vote);
+        if was_pre_vote {
+            let quarter = self.settings.election_timeout / 4;
+            let soon = self.now.plus(quarter + self.random.below(quarter));
+            self.election_due = self.election_due.min(soon);
         }
     }
 
