@@ -10,5 +10,6 @@ mod documented;
 mod paper;
 mod paper_safety;
 mod quorum_model;
+mod settings;
 mod thesis;
 mod traps;
