@@ -4,4 +4,5 @@
 
 pub mod config;
 pub mod node;
+mod server;
 pub mod transport;

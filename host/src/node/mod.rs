@@ -1,12 +1,29 @@
 //! One node: its listeners and the groups it hosts.
 
+pub(crate) mod apply;
+pub(crate) mod clock;
+pub(crate) mod context;
+mod group;
+pub mod handle;
 mod listen;
+mod native_machine;
+pub(crate) mod plugins;
+mod registry;
+pub mod request;
+pub(crate) mod router;
 pub mod settings;
+mod start;
+pub(crate) mod stop;
+mod waiting;
 
 use crate::config::NodeConfig;
-use listen::Listeners;
+use crate::server::Servers;
+use context::Context;
+use kontiki_storage::{DataDirectory, StorageError};
+pub(crate) use listen::Listeners;
 use serde::Serialize;
 use std::net::SocketAddr;
+use std::sync::Arc;
 
 /// Starts nodes.
 #[derive(Debug)]
@@ -18,18 +35,26 @@ impl Node {
     /// # Errors
     /// Says what stood in the way; nothing is left running.
     pub async fn start(config: NodeConfig) -> Result<RunningNode, StartError> {
-        let listeners = Listeners::bind(&config).await?;
-        let ports = Ports::new(&config, &listeners)?;
-        Ok(RunningNode { ports, listeners })
+        start::start(config).await
     }
 }
 
-/// A node that runs. Dropping it stops it at once, as a crash would; see
+/// A node that runs. Dropping it leaves it running until the process ends; see
 /// [`RunningNode::shutdown`].
-#[derive(Debug)]
 pub struct RunningNode {
     ports: Ports,
-    listeners: Listeners,
+    context: Arc<Context>,
+    servers: Servers,
+    /// Keeps the directory locked.
+    directory: Option<DataDirectory>,
+}
+
+impl std::fmt::Debug for RunningNode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RunningNode")
+            .field("ports", &self.ports)
+            .finish_non_exhaustive()
+    }
 }
 
 impl RunningNode {
@@ -42,7 +67,7 @@ impl RunningNode {
     /// Says "not ready", refuses new work, hands leaderships over, finishes what is under way
     /// within the configured grace, and closes the data.
     pub async fn shutdown(self) {
-        drop(self.listeners);
+        stop::stop(self).await;
     }
 }
 
@@ -63,19 +88,6 @@ pub struct Ports {
     pub http: Option<SocketAddr>,
 }
 
-impl Ports {
-    fn new(config: &NodeConfig, listeners: &Listeners) -> Result<Self, StartError> {
-        Ok(Self {
-            name: config.name.clone(),
-            node: String::new(),
-            pid: std::process::id(),
-            client: listeners.client_address()?,
-            peer: listeners.peer_address()?,
-            http: listeners.http_address()?,
-        })
-    }
-}
-
 /// Why a node did not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
@@ -89,4 +101,19 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// The data cannot be opened.
+    #[error("cannot open the data: {0}")]
+    Storage(#[from] StorageError),
+    /// The plugin engine cannot be made.
+    #[error("cannot start the plugin engine: {0}")]
+    Engine(#[from] kontiki_plugin::EngineError),
+    /// The system gave no random bytes for the node's id.
+    #[error("the system gives no random bytes: {0}")]
+    Random(getrandom::Error),
+    /// A blocking task was lost.
+    #[error("a task failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
+    /// The groups cannot be listed.
+    #[error("cannot open the groups: {0}")]
+    Groups(String),
 }

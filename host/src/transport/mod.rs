@@ -1,3 +1,326 @@
-//! Between nodes.
+//! Between nodes: who is who, and one ordered stream of messages to each.
 
+mod book;
 pub mod convert;
+mod frame;
+mod link;
+
+use crate::config::PeerAddress;
+use crate::node::router::Router;
+use book::Book;
+pub use book::Refusal;
+use frame::Outgoing;
+use kontiki_proto::v1::peer_client::PeerClient;
+use kontiki_proto::v1::{GroupMessage, Introduction, PeerInfo};
+use kontiki_raft::{GroupId, Message, NodeId};
+use kontiki_storage::{Storage, StorageError};
+use link::Link;
+pub(crate) use link::MESSAGE_SIZE_BYTES_MAX;
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::transport::{Channel, Endpoint};
+use tracing::{error, warn};
+
+/// The connections of a node. Cheap to clone.
+#[derive(Clone)]
+pub struct Transport {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    node: NodeId,
+    me: Introduction,
+    book: Mutex<Book>,
+    links: RwLock<Links>,
+    router: Router,
+    queue_max: usize,
+    tasks: TaskTracker,
+    closed: CancellationToken,
+    /// Messages from peers that were refused: not valid, not for this node, or of no group here.
+    refused: AtomicU64,
+}
+
+#[derive(Default)]
+struct Links {
+    by_name: BTreeMap<String, Arc<Link>>,
+    by_id: HashMap<NodeId, Arc<Link>>,
+}
+
+impl Transport {
+    /// Opens the address book and begins to dial every node known from it or from `peers`.
+    pub(crate) fn start(
+        me: Introduction,
+        storage: Arc<dyn Storage>,
+        peers: &[PeerAddress],
+        queue_max: usize,
+        router: Router,
+    ) -> Result<Self, StorageError> {
+        let book = Book::open(me.clone(), storage)?;
+        let known: Vec<Introduction> = book.nodes().cloned().collect();
+        let transport = Self {
+            inner: Arc::new(Inner {
+                node: NodeId(me.node),
+                me,
+                book: Mutex::new(book),
+                links: RwLock::default(),
+                router,
+                queue_max,
+                tasks: TaskTracker::new(),
+                closed: CancellationToken::new(),
+                refused: AtomicU64::new(0),
+            }),
+        };
+        // What the operator configured wins over what was heard last time.
+        for node in &known {
+            transport.dial(&node.name, &node.peer_address, Some(NodeId(node.node)));
+        }
+        for peer in peers {
+            transport.dial(&peer.name, peer.address.as_str(), None);
+        }
+        Ok(transport)
+    }
+
+    /// Who this node is.
+    #[must_use]
+    pub fn me(&self) -> Introduction {
+        self.inner.me.clone()
+    }
+
+    /// This node's id.
+    #[must_use]
+    pub fn node(&self) -> NodeId {
+        self.inner.node
+    }
+
+    /// Sends a message, or drops it and says so (false).
+    pub(crate) fn send(&self, to: NodeId, group: GroupId, message: Message) -> bool {
+        let links = self
+            .inner
+            .links
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        match links.by_id.get(&to) {
+            Some(link) => link.send(Outgoing { group, to, message }),
+            None => false,
+        }
+    }
+
+    /// Whether messages to this node go out.
+    #[must_use]
+    pub fn is_connected(&self, node: NodeId) -> bool {
+        let links = self
+            .inner
+            .links
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let link = links.by_id.get(&node);
+        link.is_some_and(|link| link.connected.load(Ordering::Acquire))
+    }
+
+    /// What is known of a node.
+    #[must_use]
+    pub fn introduction(&self, node: NodeId) -> Option<Introduction> {
+        self.book().by_id(node).cloned()
+    }
+
+    /// The node of that name or, in decimal, id.
+    #[must_use]
+    pub fn find(&self, name_or_id: &str) -> Option<Introduction> {
+        self.book().find(name_or_id).cloned()
+    }
+
+    /// What people call a node; its id if nobody knows.
+    #[must_use]
+    pub fn name(&self, node: NodeId) -> String {
+        let known = self.introduction(node);
+        known.map_or_else(|| node.to_string(), |known| known.name)
+    }
+
+    /// Every other node, known or only configured.
+    #[must_use]
+    pub fn peers(&self) -> Vec<PeerInfo> {
+        let links = self
+            .inner
+            .links
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let links: Vec<_> = links.by_name.values().cloned().collect();
+        let book = self.book();
+        let info = |link: &Arc<Link>| PeerInfo {
+            node: Some(
+                book.find(&link.name)
+                    .cloned()
+                    .unwrap_or_else(|| Introduction {
+                        name: link.name.clone(),
+                        peer_address: link.address.borrow().clone(),
+                        ..Introduction::default()
+                    }),
+            ),
+            connected: link.connected.load(Ordering::Acquire),
+            error: link.error(),
+        };
+        links.iter().map(info).collect()
+    }
+
+    /// Messages sent and dropped so far, by peer.
+    pub(crate) fn counters(&self) -> Vec<(String, u64, u64)> {
+        let links = self
+            .inner
+            .links
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let count = |value: &AtomicU64| value.load(Ordering::Relaxed);
+        let counters =
+            |link: &Arc<Link>| (link.name.clone(), count(&link.sent), count(&link.dropped));
+        links.by_name.values().map(counters).collect()
+    }
+
+    /// Messages from peers that were refused so far.
+    pub(crate) fn refused(&self) -> u64 {
+        self.inner.refused.load(Ordering::Relaxed)
+    }
+
+    /// Takes in what another node says about itself, durably, and dials it if it is new.
+    ///
+    /// # Errors
+    /// Says why it is not spoken to.
+    pub(crate) async fn meet(&self, other: Introduction) -> Result<(), Refusal> {
+        self.book().check(&other)?;
+        let transport = self.clone();
+        let learnt = other.clone();
+        let learning = tokio::task::spawn_blocking(move || transport.book().learn(&learnt));
+        match learning.await {
+            Ok(Ok(_)) => {}
+            // The identity is checked all the same; it is met again after a restart.
+            Ok(Err(error)) => error!(peer = %other.name, %error, "the address book is not written"),
+            Err(error) => warn!(peer = %other.name, %error, "the address book is not written"),
+        }
+        self.dial(&other.name, &other.peer_address, Some(NodeId(other.node)));
+        Ok(())
+    }
+
+    /// Forgets a node, so that another may take its name. False if it was not known.
+    pub(crate) fn forget(&self, name: &str) -> Result<bool, StorageError> {
+        let forgotten = self.book().forget(name)?;
+        let mut links = self
+            .inner
+            .links
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        links.by_id.retain(|_, link| link.name != name);
+        Ok(forgotten)
+    }
+
+    /// Makes a link to a node, or corrects the one there is.
+    fn dial(&self, name: &str, address: &str, node: Option<NodeId>) {
+        if name == self.inner.me.name || address.is_empty() {
+            return;
+        }
+        let mut links = self
+            .inner
+            .links
+            .write()
+            .unwrap_or_else(PoisonError::into_inner);
+        let link = match links.by_name.get(name) {
+            Some(link) => Arc::clone(link),
+            None => {
+                let link = Arc::new(Link::new(name, address, self.inner.queue_max));
+                links.by_name.insert(name.to_owned(), Arc::clone(&link));
+                self.inner
+                    .tasks
+                    .spawn(link::run(Arc::clone(&link), self.clone()));
+                link
+            }
+        };
+        link.address.send_if_modified(|old| {
+            let moved = old != address;
+            if moved {
+                address.clone_into(old);
+            }
+            moved
+        });
+        if let Some(node) = node {
+            link.set_node(node);
+            links.by_id.insert(node, link);
+        }
+    }
+
+    /// Passes a message from the wire on to its group.
+    pub(crate) fn receive(&self, from: NodeId, message: GroupMessage) {
+        let handle = self.inner.router.by_id(GroupId(message.group));
+        let wire = message.message.filter(|_| message.to == self.inner.node.0);
+        let (Some(handle), Some(wire)) = (handle, wire) else {
+            self.inner.refused.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        match convert::message_from_wire(wire) {
+            Ok(message) => handle.deliver(from, message),
+            Err(error) => {
+                self.inner.refused.fetch_add(1, Ordering::Relaxed);
+                warn!(peer = from.0, group = message.group, %error, "a message is not valid");
+            }
+        }
+    }
+
+    /// A client for calls to a node beside the stream.
+    pub(crate) fn peer_client(&self, name: &str) -> Option<PeerClient<Channel>> {
+        let links = self
+            .inner
+            .links
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        let link = links.by_name.get(name)?;
+        let lazy = || Some(endpoint(&link.address.borrow()).ok()?.connect_lazy());
+        Some(PeerClient::new(link.channel().or_else(lazy)?))
+    }
+
+    /// Tells every group that a node cannot be reached.
+    fn lost(&self, node: NodeId) {
+        self.inner.router.unreachable(node);
+    }
+
+    fn book(&self) -> MutexGuard<'_, Book> {
+        self.inner
+            .book
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Resolves when the transport is closed.
+    async fn closed(&self) {
+        self.inner.closed.cancelled().await;
+    }
+
+    /// Ends every connection, and waits until they have ended.
+    pub(crate) async fn close(&self) {
+        self.inner.closed.cancel();
+        self.inner.tasks.close();
+        self.inner.tasks.wait().await;
+    }
+}
+
+/// How other nodes are dialled.
+pub(crate) fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
+    Ok(Endpoint::from_shared(format!("http://{address}"))?
+        .connect_timeout(Duration::from_secs(1))
+        .tcp_nodelay(true)
+        .tcp_keepalive(Some(Duration::from_secs(10)))
+        .http2_keep_alive_interval(Duration::from_secs(2))
+        .keep_alive_timeout(Duration::from_secs(2))
+        .keep_alive_while_idle(true)
+        .initial_stream_window_size(8 << 20)
+        .initial_connection_window_size(16 << 20))
+}
+
+/// The cause that says most: the last of the chain.
+pub(crate) fn innermost(error: &dyn std::error::Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    cause.to_string()
+}

@@ -1,0 +1,362 @@
+//! What every part of a node shares, and how groups are opened, made and taken back.
+
+use super::apply::{Applier, ApplierConfig};
+use super::clock::Clock;
+use super::group::{Completion, Group, Mailbox, State};
+use super::handle::{Brief, GroupHandle, GroupShared, HandleInner};
+use super::plugins::{PluginError, PluginStore};
+use super::registry::{self, RecordError};
+use super::request::{Control, Problem};
+use super::router::Router;
+use crate::config::NodeConfig;
+use crate::transport::Transport;
+use crate::transport::convert::{ConvertError, members_from_wire};
+use kontiki_proto::v1::GroupSpec;
+use kontiki_raft::{Core, GroupId, LogIndex, MemberSet, NodeId, Settings};
+use kontiki_storage::{GroupRecord, Storage, StorageError};
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{Instrument as _, info, info_span};
+
+/// Shared by everything on a node.
+pub(crate) struct Context {
+    pub(crate) config: NodeConfig,
+    pub(crate) clock: Clock,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) plugins: PluginStore,
+    pub(crate) transport: Transport,
+    pub(crate) router: Router,
+    /// Settings that replicas are opened with; changed at run time.
+    pub(crate) settings: Mutex<Settings>,
+    /// Groups found in storage that could not be opened, by name, with the reason.
+    pub(crate) broken: Mutex<BTreeMap<String, String>>,
+    pub(crate) loading: AtomicBool,
+    pub(crate) draining: AtomicBool,
+    /// Cancelled when the node takes no more requests.
+    pub(crate) closing: CancellationToken,
+    pub(crate) http_address: String,
+    /// Replicas are made and taken back one at a time.
+    making: tokio::sync::Mutex<()>,
+    tasks: TaskTracker,
+    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+}
+
+/// What a context is made of.
+pub(crate) struct Parts {
+    pub(crate) config: NodeConfig,
+    pub(crate) clock: Clock,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) plugins: PluginStore,
+    pub(crate) transport: Transport,
+    pub(crate) router: Router,
+    pub(crate) http_address: String,
+}
+
+/// Why a replica cannot be opened or made.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ReplicaError {
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    #[error(transparent)]
+    Record(#[from] RecordError),
+    #[error("the members are not valid: {0}")]
+    Members(#[from] ConvertError),
+    #[error("the system gives no thread: {0}")]
+    Thread(std::io::Error),
+    #[error("there is a group {0:?} on this node already")]
+    NameTaken(String),
+    #[error("the replica of {0:?} holds commands already and is not taken back")]
+    NotEmpty(String),
+    #[error("a task failed: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+impl Context {
+    pub(crate) fn new(parts: Parts) -> Self {
+        Self {
+            settings: Mutex::new(parts.config.raft.clone()),
+            config: parts.config,
+            clock: parts.clock,
+            storage: parts.storage,
+            plugins: parts.plugins,
+            transport: parts.transport,
+            router: parts.router,
+            broken: Mutex::default(),
+            loading: AtomicBool::new(true),
+            draining: AtomicBool::new(false),
+            closing: CancellationToken::new(),
+            http_address: parts.http_address,
+            making: tokio::sync::Mutex::default(),
+            tasks: TaskTracker::new(),
+            threads: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
+        self.transport.node()
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        lock(&self.settings).clone()
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.closing.is_cancelled()
+    }
+
+    /// Opens every group found in storage. One that cannot be opened does not keep the others.
+    pub(crate) async fn open_groups(self: &Arc<Self>) -> Result<(), ReplicaError> {
+        let storage = Arc::clone(&self.storage);
+        let records = tokio::task::spawn_blocking(move || storage.groups()).await??;
+        for record in records {
+            self.open_record(&record).await;
+        }
+        self.loading.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    async fn open_record(self: &Arc<Self>, record: &GroupRecord) {
+        let (name, error) = match registry::spec(record) {
+            Ok(spec) => (spec.name.clone(), self.open(spec).await.err()),
+            Err(error) => (record.id.to_string(), Some(error.into())),
+        };
+        if let Some(error) = error {
+            tracing::error!(group = %name, %error, "a group cannot be opened");
+            lock(&self.broken).insert(name, error.to_string());
+        }
+    }
+
+    /// Opens a registered group and starts its task.
+    async fn open(self: &Arc<Self>, spec: GroupSpec) -> Result<(), ReplicaError> {
+        let context = Arc::clone(self);
+        let runtime = tokio::runtime::Handle::current();
+        tokio::task::spawn_blocking(move || {
+            let _in_runtime = runtime.enter();
+            context.open_blocking(spec)
+        })
+        .await?
+    }
+
+    fn open_blocking(self: &Arc<Self>, spec: GroupSpec) -> Result<(), ReplicaError> {
+        let id = GroupId(spec.id);
+        let settings = self.settings();
+        let plugin = self.plugins.source(&spec.plugin)?;
+        let recovered = self.storage.recover(id, settings.cache_size_bytes_max)?;
+        let replay_until = recovered.last.index;
+        let initial = match spec.initial_members.clone() {
+            Some(members) => members_from_wire(members)?,
+            None => MemberSet::default(),
+        };
+        let (seed, now) = (random_u64(), self.clock.now());
+        let core = Core::new(self.node(), settings, initial, recovered, now, seed);
+        let (completed, completions) = mpsc::unbounded_channel();
+        let description = plugin.description();
+        let applier = self.start_applier(id, plugin, replay_until, completed.clone())?;
+        let handle = self.spawn_group(spec, core, applier, (completed, completions), description);
+        info!(
+            group = id.0,
+            name = handle.name(),
+            last = replay_until.0,
+            "group opened"
+        );
+        self.router.insert(handle);
+        Ok(())
+    }
+
+    fn start_applier(
+        &self,
+        group: GroupId,
+        plugin: super::plugins::PluginSource,
+        replay_until: LogIndex,
+        completed: mpsc::UnboundedSender<Completion>,
+    ) -> Result<Applier, ReplicaError> {
+        let report = move |report| {
+            // The group is gone: nobody counts what is applied.
+            let _ = completed.send(Completion::Applied(report));
+        };
+        let (applier, thread) = Applier::start(ApplierConfig {
+            group,
+            storage: Arc::clone(&self.storage),
+            plugin,
+            replay_until,
+            report: Box::new(report),
+        })
+        .map_err(ReplicaError::Thread)?;
+        let mut threads = lock(&self.threads);
+        threads.retain(|thread| !thread.is_finished());
+        threads.push(thread);
+        Ok(applier)
+    }
+
+    fn spawn_group(
+        self: &Arc<Self>,
+        spec: GroupSpec,
+        core: Core,
+        applier: Applier,
+        completion: (
+            mpsc::UnboundedSender<Completion>,
+            mpsc::UnboundedReceiver<Completion>,
+        ),
+        description: kontiki_plugin::Description,
+    ) -> GroupHandle {
+        let limits = &self.config.limits;
+        let (proposals, proposed) = mpsc::channel(limits.proposals_max);
+        let (queries, queried) = mpsc::channel(limits.proposals_max);
+        let (messages, received) = mpsc::channel(limits.peer_messages_max);
+        let (control, controlled) = mpsc::channel(64);
+        let (brief, watched) = watch::channel(Brief::default());
+        let shared = Arc::new(GroupShared::new(self.node()));
+        let id = GroupId(spec.id);
+        let span = info_span!("group", group = id.0, name = %spec.name, node = self.node().0);
+        let group = Group {
+            id,
+            core,
+            clock: self.clock,
+            storage: Arc::clone(&self.storage),
+            transport: self.transport.clone(),
+            applier: applier.clone(),
+            mailbox: Mailbox {
+                proposals: proposed,
+                queries: queried,
+                messages: received,
+                control: controlled,
+                completions: completion.1,
+            },
+            completed: completion.0,
+            shared: Arc::clone(&shared),
+            brief,
+            proposals_max: limits.proposals_max,
+            state: State::default(),
+        };
+        self.tasks.spawn(group.run().instrument(span));
+        GroupHandle {
+            inner: Arc::new(HandleInner {
+                id,
+                spec,
+                description,
+                clock: self.clock,
+                proposals,
+                queries,
+                messages,
+                control,
+                applier,
+                shared,
+                brief: watched,
+            }),
+        }
+    }
+
+    /// Makes a replica of a group, durably, and opens it. Repeating it is harmless.
+    pub(crate) async fn create_replica(
+        self: &Arc<Self>,
+        spec: GroupSpec,
+    ) -> Result<(), ReplicaError> {
+        let _one_at_a_time = self.making.lock().await;
+        if self.router.by_id(GroupId(spec.id)).is_some() {
+            return Ok(());
+        }
+        if self.router.by_name(&spec.name).is_some() || lock(&self.broken).contains_key(&spec.name)
+        {
+            return Err(ReplicaError::NameTaken(spec.name));
+        }
+        let storage = Arc::clone(&self.storage);
+        let record = registry::record(&spec);
+        tokio::task::spawn_blocking(move || storage.create_group(&record)).await??;
+        if let Err(error) = self.open(spec.clone()).await {
+            let storage = Arc::clone(&self.storage);
+            let id = GroupId(spec.id);
+            tokio::task::spawn_blocking(move || storage.remove_group(id)).await??;
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Takes a replica back whose group was never completed. Unknown is done already.
+    pub(crate) async fn remove_replica(&self, id: GroupId) -> Result<(), ReplicaError> {
+        let _one_at_a_time = self.making.lock().await;
+        let Some(handle) = self.router.by_id(id) else {
+            return Ok(());
+        };
+        if handle.apply_status().calls > 0 {
+            return Err(ReplicaError::NotEmpty(handle.name().to_owned()));
+        }
+        self.router.remove(id);
+        // A failure means that the group has ended already.
+        let _ = handle.control(Control::Stop).await;
+        let storage = Arc::clone(&self.storage);
+        tokio::task::spawn_blocking(move || storage.remove_group(id)).await??;
+        Ok(())
+    }
+
+    /// What is wrong with the node itself, and what to do.
+    pub(crate) fn problems(&self) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        if self.storage.metrics().failed {
+            problems.push(Problem {
+                what: "the storage takes no writes since one failed".to_owned(),
+                next_step: "see to the disk, then restart this node".to_owned(),
+            });
+        }
+        for (name, error) in lock(&self.broken).iter() {
+            problems.push(Problem {
+                what: format!("group {name:?} cannot be opened: {error}"),
+                next_step: "see to the cause, then restart this node".to_owned(),
+            });
+        }
+        for peer in self
+            .transport
+            .peers()
+            .into_iter()
+            .filter(|peer| !peer.connected)
+        {
+            let node = peer.node.unwrap_or_default();
+            problems.push(Problem {
+                what: format!("no connection to node {:?}: {}", node.name, peer.error),
+                next_step: format!(
+                    "see that node {:?} runs and its address is right",
+                    node.name
+                ),
+            });
+        }
+        problems
+    }
+
+    /// Ends every group: each hands over, answers what waits, and stops.
+    pub(crate) async fn stop_groups(&self) {
+        let handles = self.router.all();
+        for handle in &handles {
+            // A failure means that the group has ended already.
+            let _ = handle.control(Control::Stop).await;
+            self.router.remove(handle.id());
+        }
+        drop(handles);
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    /// Waits for the machines' threads, whose queues nobody feeds any more.
+    pub(crate) fn join_threads(&self) {
+        let threads = std::mem::take(&mut *lock(&self.threads));
+        for thread in threads {
+            if thread.join().is_err() {
+                tracing::error!("an apply thread had panicked");
+            }
+        }
+    }
+}
+
+/// Locks a mutex whose content is valid whatever its holders did.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Eight random bytes; the time if the system has none.
+pub(crate) fn random_u64() -> u64 {
+    getrandom::u64().unwrap_or_else(|_| super::clock::wall_time_ns())
+}

@@ -1,0 +1,652 @@
+//! One task owns one group: its core, its timers, the clients that wait for it.
+//!
+//! The loop takes what has come in, hands it to the core, and carries the core's effects out in
+//! their order. It never waits for disk, network or plugin: those answer through `completions`.
+
+use super::apply::{Applier, ApplyReport};
+use super::clock::{Clock, wall_time_ns};
+use super::handle::{Brief, GroupShared};
+use super::request::{
+    Control, Failure, GroupStatus, Order, Outcome, Problem, Proposed, Query, Tokens,
+};
+use super::waiting::{Waiter, Waiting, sweep};
+use crate::transport::Transport;
+use kontiki_raft::{
+    Core, Effect, Effects, Entry, EntryKind, Event, GroupId, Input, IoId, Message, NodeId, Persist,
+    Proposal, ReadError, ReadId, ReadMode, RejectReason, Role, SnapshotMeta,
+};
+use kontiki_storage::{Storage, StorageError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tracing::{debug, error, info, warn};
+
+/// Commands handed to the core in one go.
+const PROPOSALS_AT_ONCE: usize = 1_024;
+/// Messages of peers handed to the core in one go.
+const MESSAGES_AT_ONCE: usize = 256;
+/// How often requests of clients that have gone are forgotten.
+const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
+
+/// What comes back from disk and machine. Each answers one effect, so the channel is bounded by
+/// the effects under way and needs no limit of its own.
+#[derive(Debug)]
+pub(crate) enum Completion {
+    Persisted(Result<IoId, (IoId, StorageError)>),
+    Applied(ApplyReport),
+    Read(ReadId, Result<Vec<Entry>, ReadError>),
+}
+
+/// The receiving ends of a group.
+pub(crate) struct Mailbox {
+    pub(crate) proposals: mpsc::Receiver<Proposed>,
+    pub(crate) queries: mpsc::Receiver<Query>,
+    pub(crate) messages: mpsc::Receiver<(NodeId, Message)>,
+    pub(crate) control: mpsc::Receiver<Control>,
+    pub(crate) completions: mpsc::UnboundedReceiver<Completion>,
+}
+
+/// What a group's task owns.
+pub(crate) struct Group {
+    pub(crate) id: GroupId,
+    pub(crate) core: Core,
+    pub(crate) clock: Clock,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) transport: Transport,
+    pub(crate) applier: Applier,
+    pub(crate) mailbox: Mailbox,
+    pub(crate) completed: mpsc::UnboundedSender<Completion>,
+    pub(crate) shared: Arc<GroupShared>,
+    pub(crate) brief: watch::Sender<Brief>,
+    pub(crate) proposals_max: usize,
+    pub(crate) state: State,
+}
+
+/// What the loop keeps between rounds.
+#[derive(Default)]
+pub(crate) struct State {
+    tokens: Tokens,
+    waiting: Waiting,
+    /// Used again and again.
+    effects: Effects,
+    /// Peers to which a message could not be sent in this round.
+    unreachable: BTreeSet<NodeId>,
+    storage_failure: Option<String>,
+    snapshot_refused: Option<SnapshotMeta>,
+    /// To be answered once the effects of this round are carried out.
+    snapshot_failed: Option<SnapshotMeta>,
+    removed: bool,
+    stopping: bool,
+}
+
+impl Group {
+    /// Runs until told to stop.
+    pub(crate) async fn run(mut self) {
+        let mut sweep_at = tokio::time::Instant::now() + SWEEP_INTERVAL;
+        self.refresh_brief();
+        while !self.state.stopping {
+            let deadline = self.core.next_deadline().map(|at| self.clock.to_tokio(at));
+            let wake = deadline.map_or(sweep_at, |at| at.min(sweep_at));
+            let event = self.mailbox.next(wake).await;
+            self.take(event);
+            self.take_queued();
+            self.take_deferred();
+            self.refresh_brief();
+            if tokio::time::Instant::now() >= sweep_at {
+                sweep(&mut self.state.waiting);
+                sweep_at = tokio::time::Instant::now() + SWEEP_INTERVAL;
+            }
+        }
+        self.end();
+    }
+
+    /// Answers whatever still waits.
+    fn end(&mut self) {
+        let unknown = Failure::Refused {
+            reason: RejectReason::LeadershipLost,
+            leader: None,
+            term: self.core.term(),
+        };
+        for (_, waiter) in self.state.waiting.drain() {
+            waiter.fail(&unknown);
+        }
+    }
+
+    fn take(&mut self, event: Incoming) {
+        match event {
+            Incoming::Completion(completion) => self.on_completion(completion),
+            Incoming::Message(from, message) => self.on_message(from, message),
+            Incoming::Control(control) => self.on_control(control),
+            Incoming::Proposed(first) => self.propose(first),
+            Incoming::Query(first) => self.read(first),
+            Incoming::Tick => self.handle(Input::Tick),
+            Incoming::Closed => self.state.stopping = true,
+        }
+    }
+
+    /// Takes what else has come in, so that one round serves many. Completions first: they free
+    /// what the others wait for.
+    fn take_queued(&mut self) {
+        while let Ok(completion) = self.mailbox.completions.try_recv() {
+            self.on_completion(completion);
+        }
+        for _ in 0..MESSAGES_AT_ONCE {
+            let Ok((from, message)) = self.mailbox.messages.try_recv() else {
+                break;
+            };
+            self.on_message(from, message);
+        }
+        if let Ok(first) = self.mailbox.queries.try_recv() {
+            self.read(first);
+        }
+        if let Ok(first) = self.mailbox.proposals.try_recv() {
+            self.propose(first);
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        let mut effects = std::mem::take(&mut self.state.effects);
+        self.core.handle(self.clock.now(), input, &mut effects);
+        for effect in effects.drain(..) {
+            self.carry_out(effect);
+        }
+        self.state.effects = effects;
+    }
+
+    fn on_message(&mut self, from: NodeId, message: Message) {
+        self.shared
+            .heard_from(from, self.core.leader(), self.clock.now());
+        self.handle(Input::Message { from, message });
+    }
+
+    fn on_completion(&mut self, completion: Completion) {
+        match completion {
+            Completion::Persisted(Ok(io)) => self.handle(Input::Persisted { io }),
+            Completion::Persisted(Err((io, error))) => {
+                error!(%error, "a write failed; the replica stops");
+                self.state
+                    .storage_failure
+                    .get_or_insert_with(|| describe(&error));
+                self.handle(Input::PersistFailed { io });
+            }
+            Completion::Applied(ApplyReport::Applied(index)) => {
+                self.handle(Input::Applied { index });
+            }
+            Completion::Applied(ApplyReport::Failed(index)) => {
+                self.handle(Input::ApplyFailed { index });
+            }
+            Completion::Read(read, result) => self.handle(Input::EntriesRead { read, result }),
+        }
+    }
+
+    /// Hands the command, and those queued behind it, to the core in one go.
+    fn propose(&mut self, first: Proposed) {
+        let time_ns = wall_time_ns();
+        let mut proposals = Vec::new();
+        let mut next = Some(first);
+        while let Some(proposed) = next.take() {
+            if let Some(proposal) = self.admit(proposed, time_ns) {
+                proposals.push(proposal);
+            }
+            if proposals.len() < PROPOSALS_AT_ONCE {
+                next = self.mailbox.proposals.try_recv().ok();
+            }
+        }
+        if !proposals.is_empty() {
+            self.handle(Input::Propose(proposals));
+        }
+    }
+
+    fn admit(&mut self, proposed: Proposed, time_ns: u64) -> Option<Proposal> {
+        if !proposed.claim.take() {
+            return None;
+        }
+        if self.state.waiting.len() >= self.proposals_max {
+            self.shared
+                .answered
+                .not_applied
+                .fetch_add(1, Ordering::Relaxed);
+            let _ = proposed.reply.send(Err(Failure::Busy));
+            return None;
+        }
+        let token = self.state.tokens.next();
+        self.state
+            .waiting
+            .insert(token, Waiter::Apply(proposed.reply));
+        Some(Proposal {
+            token,
+            expected_term: proposed.expected_term,
+            time_ns,
+            kind: EntryKind::Command(proposed.command),
+        })
+    }
+
+    /// Asks for one read index for the query and those queued behind it that want the same proof.
+    fn read(&mut self, first: Query) {
+        let mut quorum = Vec::new();
+        let mut lease = Vec::new();
+        let mut next = Some(first);
+        while let Some(query) = next.take() {
+            match query.mode {
+                ReadMode::Quorum => quorum.push(query),
+                ReadMode::Lease => lease.push(query),
+            }
+            if quorum.len() + lease.len() < PROPOSALS_AT_ONCE {
+                next = self.mailbox.queries.try_recv().ok();
+            }
+        }
+        for (mode, queries) in [(ReadMode::Quorum, quorum), (ReadMode::Lease, lease)] {
+            if !queries.is_empty() {
+                let token = self.state.tokens.next();
+                self.state.waiting.insert(token, Waiter::Read(queries));
+                self.handle(Input::ReadIndex { token, mode });
+            }
+        }
+    }
+
+    fn on_control(&mut self, control: Control) {
+        match control {
+            Control::Order(order, reply) => {
+                let token = self.state.tokens.next();
+                self.state.waiting.insert(token, Waiter::Order(reply));
+                self.handle(order_input(order, token));
+            }
+            Control::SetPriority(priority) => self.handle(Input::SetPriority(priority)),
+            Control::SetReadOnly(on) => self.handle(Input::SetReadOnly(on)),
+            Control::Status(reply) => drop(reply.send(Box::new(self.status()))),
+            Control::Unreachable(peer) => self.handle(Input::PeerUnreachable { peer }),
+            Control::Stop => {
+                self.handle(Input::Shutdown);
+                self.state.stopping = true;
+            }
+        }
+    }
+
+    fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Persist(persist) => self.persist(persist),
+            Effect::Send { to, message } => {
+                if !self.transport.send(to, self.id, message) {
+                    self.state.unreachable.insert(to);
+                }
+            }
+            Effect::ReadEntries {
+                read,
+                first,
+                last,
+                size_bytes_max,
+            } => {
+                self.read_entries(read, first, last, size_bytes_max);
+            }
+            Effect::Apply(batch) => {
+                let waiting = &mut self.state.waiting;
+                let replies =
+                    batch
+                        .waiting
+                        .iter()
+                        .filter_map(|(index, token)| match waiting.remove(token) {
+                            Some(Waiter::Apply(reply)) => Some((*index, reply)),
+                            _ => None,
+                        });
+                let replies: Vec<_> = replies.collect();
+                self.applier.apply(batch, replies);
+            }
+            Effect::FetchSnapshot { from, snapshot } => self.refuse_snapshot(from, snapshot),
+            // Nothing is compacted while real nodes have no snapshots to fall back on.
+            Effect::CompactLog { upto } => debug!(index = upto.index.0, "log kept"),
+            Effect::Done { token } => self.done(token),
+            Effect::Rejected { token, reason } => self.rejected(token, reason),
+            Effect::ReadReady { token, index } => {
+                if let Some(Waiter::Read(queries)) = self.state.waiting.remove(&token) {
+                    for query in queries {
+                        self.applier.query(index, query.request, query.reply);
+                    }
+                }
+            }
+            Effect::Event(event) => self.on_event(&event),
+        }
+    }
+
+    fn persist(&self, persist: Persist) {
+        let completed = self.completed.clone();
+        let io = persist.io;
+        let done = move |result: Result<IoId, StorageError>| {
+            let result = result.map_err(|error| (io, error));
+            // The group is gone: nobody waits for the write.
+            let _ = completed.send(Completion::Persisted(result));
+        };
+        self.storage.persist(self.id, persist, Box::new(done));
+    }
+
+    fn read_entries(
+        &self,
+        read: ReadId,
+        first: kontiki_raft::LogIndex,
+        last: kontiki_raft::LogIndex,
+        size_bytes_max: usize,
+    ) {
+        let (storage, completed, id) = (self.storage.clone(), self.completed.clone(), self.id);
+        tokio::task::spawn_blocking(move || {
+            let entries = storage.entries(id, first, last, size_bytes_max);
+            let result = entries.map_err(|error| match error {
+                StorageError::Compacted { .. } => ReadError::Compacted,
+                error => {
+                    error!(group = id.0, index = first.0, %error, "entries cannot be read back");
+                    ReadError::Damaged
+                }
+            });
+            let _ = completed.send(Completion::Read(read, result));
+        });
+    }
+
+    fn refuse_snapshot(&mut self, from: NodeId, snapshot: SnapshotMeta) {
+        if self.state.snapshot_refused.as_ref() != Some(&snapshot) {
+            warn!(
+                peer = from.0,
+                index = snapshot.last_included.index.0,
+                "a snapshot is offered, but this version cannot install any"
+            );
+            self.state.snapshot_refused = Some(snapshot.clone());
+        }
+        self.state.snapshot_failed = Some(snapshot);
+    }
+
+    fn done(&mut self, token: kontiki_raft::Token) {
+        if let Some(Waiter::Order(reply)) = self.state.waiting.remove(&token) {
+            let _ = reply.send(Ok(()));
+        }
+    }
+
+    fn rejected(&mut self, token: kontiki_raft::Token, reason: RejectReason) {
+        let Some(waiter) = self.state.waiting.remove(&token) else {
+            return;
+        };
+        let is_command = matches!(waiter, Waiter::Apply(_));
+        let failure = self.failure(reason);
+        let answered = waiter.fail(&failure) as u64;
+        if is_command {
+            let counters = &self.shared.answered;
+            let counter = match failure.outcome() {
+                Outcome::NotApplied => &counters.not_applied,
+                Outcome::Unknown => &counters.unknown,
+            };
+            counter.fetch_add(answered, Ordering::Relaxed);
+        }
+    }
+
+    /// What a refusal means to the client.
+    fn failure(&self, reason: RejectReason) -> Failure {
+        let (leader, term) = (self.core.leader(), self.core.term());
+        match reason {
+            RejectReason::Stopping => match self.why_stopped() {
+                Some(message) if self.applier.view().fault().is_some() => Failure::PluginFault {
+                    message,
+                    outcome: Outcome::NotApplied,
+                },
+                Some(message) => Failure::ReplicaFailed(message),
+                None => Failure::ShuttingDown,
+            },
+            RejectReason::NotLeader { leader: None } => Failure::NoLeader { term },
+            RejectReason::NotLeader { leader } => Failure::Refused {
+                reason: RejectReason::NotLeader { leader },
+                leader,
+                term,
+            },
+            reason => Failure::Refused {
+                reason,
+                leader,
+                term,
+            },
+        }
+    }
+
+    fn why_stopped(&self) -> Option<String> {
+        let fault = self.applier.view().fault();
+        let failure = fault.or_else(|| self.state.storage_failure.clone());
+        failure.or_else(|| match self.core.role() {
+            Role::Stopped => Some("it took back no state it could go on from".to_owned()),
+            _ => None,
+        })
+    }
+
+    fn on_event(&mut self, event: &Event) {
+        match event {
+            Event::LeaderStarted { term, .. } => info!(term = term.0, "leads"),
+            Event::LeaderStopped { term, reason } => {
+                info!(term = term.0, ?reason, "leads no more");
+            }
+            Event::StartedFollowing { leader, term } => {
+                self.shared.leader_changes.fetch_add(1, Ordering::Relaxed);
+                info!(leader = leader.0, term = term.0, "follows");
+            }
+            Event::StoppedFollowing {
+                leader,
+                term,
+                reason,
+            } => {
+                info!(leader = leader.0, term = term.0, ?reason, "follows no more");
+            }
+            Event::ConfigurationCommitted {
+                index,
+                configuration,
+            } => {
+                self.state.removed = !configuration.contains(self.shared.node);
+                info!(index = index.0, members = ?configuration.members(), "membership committed");
+            }
+            Event::SecondLeader { other, term } => {
+                error!(peer = other.0, term = term.0, "a second leader in one term");
+            }
+            Event::Conflict { from, index } => {
+                error!(
+                    peer = from.0,
+                    index = index.0,
+                    "a peer contradicts what is committed"
+                );
+            }
+            Event::Removed => {
+                self.state.removed = true;
+                warn!("this replica was removed from the group");
+            }
+            Event::Failed { why } => error!(error = why, "the replica has failed"),
+        }
+        if matches!(event, Event::LeaderStarted { .. }) {
+            self.shared.leader_changes.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Tells the core what carrying out its effects has shown: the effects of one input must be
+    /// complete before the next is handled.
+    fn take_deferred(&mut self) {
+        if let Some(snapshot) = self.state.snapshot_failed.take() {
+            self.handle(Input::SnapshotFailed { snapshot });
+        }
+        for peer in std::mem::take(&mut self.state.unreachable) {
+            self.handle(Input::PeerUnreachable { peer });
+        }
+        // What that caused to be sent and failed again is told when it fails next time.
+        self.state.unreachable.clear();
+    }
+
+    fn refresh_brief(&mut self) {
+        let brief = Brief {
+            role: self.core.role(),
+            term: self.core.term(),
+            leader: self.core.leader(),
+            commit: self.core.commit_index(),
+        };
+        self.shared
+            .waiting
+            .store(self.state.waiting.len() as u64, Ordering::Relaxed);
+        self.brief.send_if_modified(|old| {
+            let changed =
+                (old.role, old.term, old.leader) != (brief.role, brief.term, brief.leader);
+            *old = brief;
+            changed
+        });
+    }
+
+    fn status(&self) -> GroupStatus {
+        let core = self.core.status(self.clock.now());
+        let answered = &self.shared.answered;
+        GroupStatus {
+            waiting: self.state.waiting.len(),
+            answered: [
+                self.applier.view().answered(),
+                answered.not_applied.load(Ordering::Relaxed),
+                answered.unknown.load(Ordering::Relaxed),
+            ],
+            messages_dropped: self.shared.messages_dropped.load(Ordering::Relaxed),
+            problems: self.problems(&core),
+            core,
+        }
+    }
+
+    fn problems(&self, core: &kontiki_raft::Status) -> Vec<Problem> {
+        let mut problems = Vec::new();
+        let mut add = |what: String, next_step: &str| {
+            problems.push(Problem {
+                what,
+                next_step: next_step.to_owned(),
+            });
+        };
+        if let Some(fault) = self.applier.view().fault() {
+            add(
+                format!("the state machine stands still: {fault}"),
+                "correct the plugin; until upgrades exist, create a new group with it",
+            );
+        } else if let Some(failure) = &self.state.storage_failure {
+            add(
+                format!("this replica's storage failed: {failure}"),
+                "see to the disk, then restart this node",
+            );
+        } else if let Some(failure) = core.failure {
+            add(
+                format!("this replica has failed: {failure}"),
+                "see this node's log, then restart it or replace the replica",
+            );
+        }
+        if self.state.removed {
+            add(
+                "this replica is no member of the group any more".to_owned(),
+                "nothing, or add the node again",
+            );
+        }
+        if let Some(snapshot) = &self.state.snapshot_refused {
+            add(
+                format!(
+                    "the leader no longer has the entries up to {} that this replica lacks",
+                    snapshot.last_included.index
+                ),
+                "remove this node from the group and add a node with an empty directory",
+            );
+        }
+        problems.extend(no_leader_problem(core, &self.transport));
+        if core.group_read_only || core.read_only {
+            problems.push(Problem {
+                what: "the group or this replica is read-only".to_owned(),
+                next_step: "switch it off with `kontiki group read-only GROUP off`".to_owned(),
+            });
+        }
+        problems
+    }
+}
+
+/// Why there is no leader, as far as this replica can tell.
+fn no_leader_problem(core: &kontiki_raft::Status, transport: &Transport) -> Option<Problem> {
+    if core.leader.is_some() || core.role == Role::Stopped {
+        return None;
+    }
+    let voters = &core.configuration.current.voters;
+    if voters.is_empty() {
+        return Some(Problem {
+            what: "this replica knows no membership yet: no leader has spoken to it".to_owned(),
+            next_step: "finish adding it with `kontiki member add`".to_owned(),
+        });
+    }
+    let reachable = |node: &&NodeId| **node == core.node || transport.is_connected(**node);
+    let up = voters.iter().filter(reachable).count();
+    let needed = voters.len() / 2 + 1;
+    let (what, next_step) = if up < needed {
+        let what = format!(
+            "no leader: {up} of {} voters are reachable, {needed} needed",
+            voters.len()
+        );
+        (
+            what,
+            "start or reconnect the missing nodes; if they are lost for good, `kontiki recover`",
+        )
+    } else {
+        (
+            "no leader: an election is under way".to_owned(),
+            "wait an election timeout or two",
+        )
+    };
+    Some(Problem {
+        what,
+        next_step: next_step.to_owned(),
+    })
+}
+
+fn order_input(order: Order, token: kontiki_raft::Token) -> Input {
+    match order {
+        Order::ChangeConfiguration { change, expected } => Input::ChangeConfiguration {
+            token,
+            change,
+            expected,
+        },
+        Order::ResetPeers(members) => Input::ResetPeers { token, members },
+        Order::Transfer(target) => Input::TransferLeadership { token, target },
+        Order::Campaign => Input::Campaign { token },
+        Order::SetTimeouts {
+            election_timeout,
+            max_clock_drift,
+        } => Input::SetTimeouts {
+            token,
+            election_timeout,
+            max_clock_drift,
+        },
+    }
+}
+
+/// An error and its causes, in one line.
+fn describe(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
+/// One thing that came in.
+enum Incoming {
+    Completion(Completion),
+    Message(NodeId, Message),
+    Control(Control),
+    Proposed(Proposed),
+    Query(Query),
+    Tick,
+    Closed,
+}
+
+impl Mailbox {
+    /// The next thing that comes in, completions and orders first; `Tick` at `wake`.
+    ///
+    /// # Cancel safety
+    /// Each branch is; what is not chosen stays queued.
+    async fn next(&mut self, wake: tokio::time::Instant) -> Incoming {
+        tokio::select! {
+            biased;
+            Some(completion) = self.completions.recv() => Incoming::Completion(completion),
+            control = self.control.recv() => control.map_or(Incoming::Closed, Incoming::Control),
+            Some((from, message)) = self.messages.recv() => Incoming::Message(from, message),
+            Some(query) = self.queries.recv() => Incoming::Query(query),
+            Some(proposed) = self.proposals.recv() => Incoming::Proposed(proposed),
+            () = tokio::time::sleep_until(wake) => Incoming::Tick,
+        }
+    }
+}

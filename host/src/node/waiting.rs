@@ -1,0 +1,78 @@
+//! Who waits for which answer of a core.
+
+use super::request::{Applied, ApplyReply, Failure, Query};
+use kontiki_raft::Token;
+use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use tokio::sync::oneshot;
+
+/// One request that the core has.
+#[derive(Debug)]
+pub(crate) enum Waiter {
+    /// A command.
+    Apply(ApplyReply),
+    /// Queries that share a read index.
+    Read(Vec<Query>),
+    /// An operator's order.
+    Order(oneshot::Sender<Result<(), Failure>>),
+}
+
+impl Waiter {
+    /// Whether nobody listens any more. Commands are kept: their entry will answer them.
+    fn is_forsaken(&self) -> bool {
+        match self {
+            Self::Apply(_) => false,
+            Self::Read(queries) => queries.iter().all(|query| query.reply.is_closed()),
+            Self::Order(reply) => reply.is_closed(),
+        }
+    }
+
+    /// Answers with a failure; says how many were answered.
+    pub(crate) fn fail(self, failure: &Failure) -> usize {
+        match self {
+            Self::Apply(reply) => {
+                let _ = reply.send(Err(failure.clone()));
+                1
+            }
+            Self::Read(queries) => {
+                let count = queries.len();
+                for query in queries {
+                    let _ = query.reply.send(Err::<Applied, _>(failure.clone()));
+                }
+                count
+            }
+            Self::Order(reply) => {
+                let _ = reply.send(Err(failure.clone()));
+                1
+            }
+        }
+    }
+}
+
+/// Tokens count up from one; they need no better hash than a multiplication.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct TokenHasher(u64);
+
+impl Hasher for TokenHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.write_u64(u64::from(*byte));
+        }
+    }
+
+    fn write_u64(&mut self, value: u64) {
+        self.0 = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    }
+}
+
+/// Every request that the core has and has not answered.
+pub(crate) type Waiting = HashMap<Token, Waiter, BuildHasherDefault<TokenHasher>>;
+
+/// Forgets requests whose clients are gone.
+pub(crate) fn sweep(waiting: &mut Waiting) {
+    waiting.retain(|_, waiter| !waiter.is_forsaken());
+}

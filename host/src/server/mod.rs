@@ -1,0 +1,172 @@
+//! What a node serves: gRPC for clients, operators and peers, and HTTP pages.
+
+mod admin;
+mod client;
+mod create_group;
+mod deadline;
+mod describe;
+mod forward;
+mod health;
+mod http;
+mod log;
+mod membership;
+mod metrics;
+mod peer;
+mod plugins;
+mod raft_stat;
+mod recover;
+mod settings;
+mod status;
+
+use crate::node::Listeners;
+use crate::node::context::{Context, lock};
+use crate::node::handle::GroupHandle;
+use crate::transport::MESSAGE_SIZE_BYTES_MAX;
+use forward::Forwarder;
+use kontiki_proto::v1::admin_server::AdminServer;
+use kontiki_proto::v1::client_server::ClientServer;
+use kontiki_proto::v1::peer_server::PeerServer;
+use kontiki_proto::v1::plugins_server::PluginsServer;
+use status::{Fault, Reason};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tonic::service::Routes;
+use tonic::transport::server::TcpIncoming;
+use tracing::{error, warn};
+
+/// The running servers of a node.
+pub(crate) struct Servers {
+    stop: CancellationToken,
+    tasks: Vec<JoinHandle<()>>,
+    health: health::Health,
+}
+
+impl Servers {
+    /// Tells health checks that this node is going.
+    pub(crate) async fn say_not_ready(&self) {
+        self.health.say_not_ready().await;
+    }
+
+    /// Finishes the calls under way, at most until `deadline`.
+    pub(crate) async fn finish(self, deadline: tokio::time::Instant) {
+        self.stop.cancel();
+        for mut task in self.tasks {
+            if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
+                warn!("calls were still under way at the end of the grace period");
+                task.abort();
+            }
+        }
+    }
+}
+
+/// What every service shares.
+#[derive(Clone)]
+pub(crate) struct Shared {
+    pub(crate) context: Arc<Context>,
+    pub(crate) forwarder: Arc<Forwarder>,
+}
+
+impl Shared {
+    /// The group of that name.
+    pub(crate) fn group(&self, name: &str) -> Result<GroupHandle, Fault> {
+        if self.context.is_stopping() {
+            return Err(Fault::new(
+                Reason::ShuttingDown,
+                "the node is shutting down",
+            ));
+        }
+        if let Some(handle) = self.context.router.by_name(name) {
+            return Ok(handle);
+        }
+        if let Some(error) = lock(&self.context.broken).get(name) {
+            let message = format!("this node's replica cannot be opened: {error}");
+            return Err(Fault::new(Reason::ReplicaFailed, message).of_group(name));
+        }
+        if self.context.loading.load(Ordering::Acquire) {
+            let message = "the node is still opening its groups";
+            return Err(Fault::new(Reason::GroupLoading, message).of_group(name));
+        }
+        Err(Fault::group_not_found(name))
+    }
+
+    /// Adds to a failure which group it concerns and where its leader is.
+    pub(crate) fn explain(&self, group: &GroupHandle, fault: impl Into<Fault>) -> Fault {
+        let fault = fault.into().of_group(group.name());
+        match fault.leader() {
+            Some(leader) => {
+                let introduction = self.context.transport.introduction(leader);
+                fault.with_leader(Some(leader), introduction)
+            }
+            None => fault,
+        }
+    }
+}
+
+/// Serves on all listeners.
+pub(crate) fn serve(context: &Arc<Context>, listeners: Listeners) -> Servers {
+    let shared = Shared {
+        context: Arc::clone(context),
+        forwarder: Arc::default(),
+    };
+    let stop = CancellationToken::new();
+    let (health, health_service) = health::start(&shared, &stop);
+    let peer = PeerServer::new(peer::PeerService::new(shared.clone()))
+        .max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_SIZE_BYTES_MAX);
+    let mut routes = client_routes(&shared).add_service(health_service);
+    let mut tasks = Vec::new();
+    match listeners.peer {
+        Some(listener) => {
+            tasks.push(spawn(Routes::new(peer), listener, stop.clone()));
+        }
+        None => routes = routes.add_service(peer),
+    }
+    tasks.push(spawn(routes, listeners.client, stop.clone()));
+    if let Some(listener) = listeners.http {
+        tasks.push(http::spawn(shared, listener, stop.clone()));
+    }
+    Servers {
+        stop,
+        tasks,
+        health,
+    }
+}
+
+fn client_routes(shared: &Shared) -> Routes {
+    let client = ClientServer::new(client::ClientService::new(shared.clone()))
+        .max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_SIZE_BYTES_MAX);
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(kontiki_proto::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()
+        .expect("the descriptors were made by the compiler of this build");
+    Routes::new(client)
+        .add_service(AdminServer::new(admin::AdminService::new(shared.clone())))
+        .add_service(PluginsServer::new(plugins::PluginsService::new(
+            shared.clone(),
+        )))
+        .add_service(reflection)
+}
+
+fn spawn(routes: Routes, listener: TcpListener, stop: CancellationToken) -> JoinHandle<()> {
+    let incoming = TcpIncoming::from(listener)
+        .with_nodelay(Some(true))
+        .with_keepalive(Some(Duration::from_secs(10)));
+    let server = tonic::transport::Server::builder()
+        .initial_stream_window_size(8 << 20)
+        .initial_connection_window_size(16 << 20)
+        .http2_keepalive_interval(Some(Duration::from_secs(10)))
+        .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
+    tokio::spawn(async move {
+        if let Err(error) = server.await {
+            error!(%error, "a listener failed");
+        }
+    })
+}

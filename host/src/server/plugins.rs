@@ -1,0 +1,165 @@
+//! The plugin service: components by digest.
+
+use super::Shared;
+use super::forward::failed_hop;
+use super::peer::CHUNK_SIZE_BYTES;
+use super::status::Fault;
+use crate::node::context::Context;
+use crate::node::plugins::PluginError;
+use bytes::Bytes;
+use futures_util::future::join_all;
+use kontiki_plugin::Plugin;
+use kontiki_proto::v1;
+use kontiki_proto::v1::plugins_client::PluginsClient;
+use kontiki_proto::v1::plugins_server::Plugins;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Time for another node to take a plugin.
+const FORWARD_LIMIT: Duration = Duration::from_secs(30);
+
+pub(crate) struct PluginsService {
+    shared: Shared,
+}
+
+impl PluginsService {
+    pub(crate) fn new(shared: Shared) -> Self {
+        Self { shared }
+    }
+
+    async fn collect(
+        &self,
+        mut chunks: Streaming<v1::PushRequest>,
+    ) -> Result<(Vec<u8>, bool), Status> {
+        let mut component = Vec::new();
+        let mut local_only = false;
+        while let Some(chunk) = chunks.message().await? {
+            local_only |= chunk.local_only;
+            let size_bytes = component.len() + chunk.data.len();
+            self.shared
+                .context
+                .plugins
+                .check_size(size_bytes)
+                .map_err(Fault::from)?;
+            component.extend_from_slice(&chunk.data);
+        }
+        Ok((component, local_only))
+    }
+
+    /// Sends a component to every other node that is known.
+    async fn spread(&self, component: &Bytes, info: &mut v1::PluginInfo) {
+        let known = self.shared.context.transport.peers();
+        let one = |peer: v1::PeerInfo| async move {
+            let node = peer.node.unwrap_or_default();
+            let sent = match peer.connected {
+                true => self
+                    .send(&node, component)
+                    .await
+                    .map_err(|f| f.message().to_owned()),
+                false => Err(peer.error),
+            };
+            (node.name, sent)
+        };
+        for (name, sent) in join_all(known.into_iter().map(one)).await {
+            match sent {
+                Ok(()) => info.nodes.push(name),
+                Err(why) => info.failed_nodes.push(format!("{name}: {why}")),
+            }
+        }
+    }
+
+    async fn send(&self, to: &v1::Introduction, component: &Bytes) -> Result<(), Fault> {
+        let component = component.clone();
+        let starts = (0..component.len()).step_by(CHUNK_SIZE_BYTES);
+        let chunks: Vec<_> = starts
+            .map(|start| v1::PushRequest {
+                data: component.slice(start..component.len().min(start + CHUNK_SIZE_BYTES)),
+                local_only: true,
+            })
+            .collect();
+        let mut client = PluginsClient::new(self.shared.forwarder.channel(to)?);
+        let mut request = Request::new(futures_util::stream::iter(chunks));
+        request.set_timeout(FORWARD_LIMIT);
+        client
+            .push(request)
+            .await
+            .map_err(|status| failed_hop(to, status))?;
+        Ok(())
+    }
+}
+
+/// Runs something that reads files or compiles, where it may block.
+pub(crate) async fn blocking<T: Send + 'static>(
+    context: &Arc<Context>,
+    work: impl FnOnce(&Context) -> Result<T, PluginError> + Send + 'static,
+) -> Result<T, Fault> {
+    let context = Arc::clone(context);
+    Ok(tokio::task::spawn_blocking(move || work(&context)).await??)
+}
+
+fn plugin_info(plugin: &Plugin) -> v1::PluginInfo {
+    let description = plugin.description();
+    v1::PluginInfo {
+        digest: plugin.digest().to_string(),
+        name: description.name.clone(),
+        version: description.version.clone(),
+        size_bytes: plugin.size_bytes(),
+        state_format: description.state_format,
+        reads_formats: description.reads_formats.clone(),
+        contract: plugin.contract().to_string(),
+        imports: plugin.imports().to_vec(),
+        exports: plugin.exports().to_vec(),
+        nodes: Vec::new(),
+        failed_nodes: Vec::new(),
+    }
+}
+
+#[tonic::async_trait]
+impl Plugins for PluginsService {
+    async fn push(
+        &self,
+        request: Request<Streaming<v1::PushRequest>>,
+    ) -> Result<Response<v1::PluginInfo>, Status> {
+        let (component, local_only) = self.collect(request.into_inner()).await?;
+        let component = Bytes::from(component);
+        let context = &self.shared.context;
+        let bytes = component.clone();
+        let plugin = blocking(context, move |context| context.plugins.push(&bytes)).await?;
+        let mut info = plugin_info(&plugin);
+        info.nodes.push(context.config.name.clone());
+        if !local_only {
+            self.spread(&component, &mut info).await;
+        }
+        Ok(Response::new(info))
+    }
+
+    async fn list(
+        &self,
+        _: Request<v1::ListPluginsRequest>,
+    ) -> Result<Response<v1::ListPluginsReply>, Status> {
+        let plugins = blocking(&self.shared.context, |context| {
+            let digests = context.plugins.digests()?;
+            digests
+                .iter()
+                .map(|digest| context.plugins.plugin(digest))
+                .collect::<Result<Vec<_>, _>>()
+        })
+        .await?;
+        let plugins = plugins.iter().map(plugin_info).collect();
+        Ok(Response::new(v1::ListPluginsReply { plugins }))
+    }
+
+    async fn inspect(
+        &self,
+        request: Request<v1::InspectPluginRequest>,
+    ) -> Result<Response<v1::PluginInfo>, Status> {
+        let name = request.into_inner().plugin;
+        let plugin = blocking(&self.shared.context, move |context| {
+            let digest = context.plugins.resolve(&name)?;
+            context.plugins.plugin(&digest)
+        })
+        .await?;
+        Ok(Response::new(plugin_info(&plugin)))
+    }
+}

@@ -1,0 +1,248 @@
+//! The connection to one peer: dials, introduces, streams, and begins again.
+
+use super::book::Refusal;
+use super::frame::{Frames, Outgoing, Queue};
+use super::{Transport, endpoint};
+use kontiki_proto::v1::Introduction;
+use kontiki_proto::v1::peer_client::PeerClient;
+use kontiki_raft::NodeId;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::sync::{mpsc, watch};
+use tonic::transport::Channel;
+use tracing::{info, warn};
+
+/// Largest message between nodes: above any frame that may legally be sent.
+pub(crate) const MESSAGE_SIZE_BYTES_MAX: usize = 256 << 20;
+const INTRODUCE_TIMEOUT: Duration = Duration::from_secs(2);
+const BACKOFF_MIN: Duration = Duration::from_millis(20);
+const BACKOFF_MAX: Duration = Duration::from_secs(1);
+
+/// A peer, and what is queued for it.
+pub(crate) struct Link {
+    pub(crate) name: String,
+    pub(crate) address: watch::Sender<String>,
+    sender: mpsc::Sender<Outgoing>,
+    queue: Queue,
+    pub(crate) connected: AtomicBool,
+    pub(crate) dropped: AtomicU64,
+    pub(crate) sent: AtomicU64,
+    node: OnceLock<NodeId>,
+    error: Mutex<String>,
+    channel: Mutex<Option<Channel>>,
+}
+
+impl Link {
+    pub(crate) fn new(name: &str, address: &str, queue_max: usize) -> Self {
+        let (sender, receiver) = mpsc::channel(queue_max);
+        Self {
+            name: name.to_owned(),
+            address: watch::Sender::new(address.to_owned()),
+            sender,
+            queue: Arc::new(Mutex::new(receiver)),
+            connected: AtomicBool::new(false),
+            dropped: AtomicU64::new(0),
+            sent: AtomicU64::new(0),
+            node: OnceLock::new(),
+            error: Mutex::new("not connected yet".to_owned()),
+            channel: Mutex::new(None),
+        }
+    }
+
+    /// Queues a message; false if it was dropped.
+    pub(crate) fn send(&self, outgoing: Outgoing) -> bool {
+        let queued =
+            self.connected.load(Ordering::Acquire) && self.sender.try_send(outgoing).is_ok();
+        let counter = if queued { &self.sent } else { &self.dropped };
+        counter.fetch_add(1, Ordering::Relaxed);
+        queued
+    }
+
+    /// Why it is not connected, in words.
+    pub(crate) fn error(&self) -> String {
+        self.error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// The connection that the stream runs on, for calls beside it.
+    pub(crate) fn channel(&self) -> Option<Channel> {
+        self.channel
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()
+    }
+
+    /// Which node it leads to, once that is known.
+    pub(crate) fn set_node(&self, node: NodeId) {
+        let _ = self.node.set(node);
+    }
+
+    fn up(&self, channel: Channel) {
+        *self.error.lock().unwrap_or_else(PoisonError::into_inner) = String::new();
+        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
+        self.connected.store(true, Ordering::Release);
+    }
+
+    fn down(&self, error: &LinkError) {
+        self.connected.store(false, Ordering::Release);
+        *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        let mut text = self.error.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = error.to_string();
+        if *text != now {
+            warn!(peer = %self.name, error = %now, "no connection");
+            *text = now;
+        }
+        drop(text);
+        self.discard();
+    }
+
+    /// What was queued is stale by now: Raft sends it anew.
+    fn discard(&self) {
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        while queue.try_recv().is_ok() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error("{address}: {what}")]
+    Connect { address: String, what: String },
+    #[error("{address}: refused: {message}")]
+    RefusedThere { address: String, message: String },
+    #[error(transparent)]
+    RefusedHere(#[from] Refusal),
+    #[error("{address}: the connection ended")]
+    Ended { address: String },
+    #[error("its address changed")]
+    Moved,
+}
+
+/// Keeps `link` connected until the transport is closed.
+pub(crate) async fn run(link: Arc<Link>, transport: Transport) {
+    let mut address = link.address.subscribe();
+    let mut backoff = BACKOFF_MIN;
+    loop {
+        let at = address.borrow_and_update().clone();
+        let error = tokio::select! {
+            error = session(&link, &transport, &at, &mut backoff) => error,
+            _ = address.changed() => LinkError::Moved,
+            () = transport.closed() => return,
+        };
+        link.down(&error);
+        if let Some(node) = link.node.get() {
+            transport.lost(*node);
+        }
+        let wait = jitter(backoff);
+        backoff = (backoff * 2).min(BACKOFF_MAX);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            _ = address.changed() => {}
+            () = transport.closed() => return,
+        }
+    }
+}
+
+/// Connects and streams; returns when it is over, with the reason.
+async fn session(
+    link: &Arc<Link>,
+    transport: &Transport,
+    address: &str,
+    backoff: &mut Duration,
+) -> LinkError {
+    let connected = match introduce(link, transport, address).await {
+        Ok(connected) => connected,
+        Err(error) => return error,
+    };
+    let (channel, them) = connected;
+    let mut client = client(channel.clone());
+    let over = Over(Arc::new(AtomicBool::new(false)));
+    link.discard();
+    let frames = Frames::new(transport.me(), Arc::clone(&link.queue), Arc::clone(&over.0));
+    info!(peer = %link.name, node = them.node, address, "connected");
+    *backoff = BACKOFF_MIN;
+    link.up(channel);
+    match client.stream(frames).await {
+        Ok(_) => LinkError::Ended {
+            address: address.to_owned(),
+        },
+        Err(status) => status_error(address, &status),
+    }
+}
+
+/// Ends a connection's frames when it is given up, however that happens.
+struct Over(Arc<AtomicBool>);
+
+impl Drop for Over {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Release);
+    }
+}
+
+async fn introduce(
+    link: &Arc<Link>,
+    transport: &Transport,
+    address: &str,
+) -> Result<(Channel, Introduction), LinkError> {
+    let failed = |what: String| LinkError::Connect {
+        address: address.to_owned(),
+        what,
+    };
+    let endpoint = endpoint(address).map_err(|error| failed(error.to_string()))?;
+    let connecting = tokio::time::timeout(INTRODUCE_TIMEOUT, endpoint.connect());
+    let channel = match connecting.await {
+        Ok(Ok(channel)) => channel,
+        Ok(Err(error)) => return Err(failed(super::innermost(&error))),
+        Err(_) => {
+            return Err(failed(format!(
+                "no connection within {INTRODUCE_TIMEOUT:?}"
+            )));
+        }
+    };
+    let mut client = client(channel.clone());
+    let mut request = tonic::Request::new(transport.me());
+    request.set_timeout(INTRODUCE_TIMEOUT);
+    let reply = client
+        .introduce(request)
+        .await
+        .map_err(|status| status_error(address, &status))?;
+    let them = reply.into_inner();
+    if them.name != link.name {
+        return Err(Refusal::OtherName {
+            wanted: link.name.clone(),
+            found: them.name,
+        }
+        .into());
+    }
+    transport.meet(them.clone()).await?;
+    Ok((channel, them))
+}
+
+fn status_error(address: &str, status: &tonic::Status) -> LinkError {
+    let address = address.to_owned();
+    let message = status.message().to_owned();
+    match status.code() {
+        tonic::Code::FailedPrecondition => LinkError::RefusedThere { address, message },
+        _ => LinkError::Connect {
+            address,
+            what: super::innermost(status),
+        },
+    }
+}
+
+fn client(channel: Channel) -> PeerClient<Channel> {
+    PeerClient::new(channel)
+        .max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_SIZE_BYTES_MAX)
+}
+
+/// Between half of `wait` and all of it, so that nodes do not dial in step.
+fn jitter(wait: Duration) -> Duration {
+    let random = getrandom::u32().unwrap_or(u32::MAX / 2);
+    wait / 2 + wait.mul_f64(f64::from(random) / f64::from(u32::MAX) / 2.0)
+}
