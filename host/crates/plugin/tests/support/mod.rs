@@ -2,6 +2,9 @@
 #![allow(dead_code, reason = "each test program uses a part of it")]
 #![allow(clippy::unwrap_used, reason = "helpers of tests")]
 
+pub(crate) mod components;
+pub(crate) mod native;
+
 use cap_std::fs::Dir;
 use kontiki_plugin::{Batch, Engine, Limits, Machine, Plugin, SnapshotInfo, componentize};
 use std::path::Path;
