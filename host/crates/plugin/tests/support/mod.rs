@@ -69,6 +69,12 @@ impl Guest {
         }
     }
 
+    /// Adds definitions.
+    pub(crate) fn with(mut self, items: &str) -> Self {
+        self.items.push_str(items);
+        self
+    }
+
     /// The core module as text.
     pub(crate) fn text(&self) -> String {
         let Self {
