@@ -77,6 +77,7 @@ impl Instance {
     /// Asks a throw-away instance what it is.
     pub(crate) fn describe(plugin: &PluginInner) -> Result<Description, Fault> {
         let mut core = Core::new(plugin, InstanceOptions::default())?;
+        core.store.data_mut().begin(Export::Describe);
         let fuel = plugin.limits.fuel_per_start;
         let description = core.call(
             plugin,

@@ -41,6 +41,8 @@ mod machine;
 mod outcome;
 mod plugin;
 mod profile;
+#[cfg(test)]
+mod proposals_tests;
 mod trap;
 mod wasi;
 

@@ -292,3 +292,102 @@ fn diagnostics(config: &mut Config) {
     // Only for unwinders of the system, whose registration costs time for each plugin.
     config.native_unwind_info(false);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Engine;
+
+    /// The profile of this build. If it changes, then plugins may run differently: raise
+    /// [`PROFILE_NUMBER`] and set it to what the test shows.
+    #[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
+    const FINGERPRINT: &str = "c3e6376296f9bd39b9e5c5abe0ca04e98dcbd494406f2f69cc6e23e6d95b578e";
+
+    #[cfg(all(target_arch = "x86_64", target_os = "linux", target_env = "gnu"))]
+    #[test]
+    fn the_profile_changes_only_on_purpose() {
+        let engine = Engine::new(Limits::default()).unwrap();
+        assert_eq!(
+            (engine.profile().number(), engine.profile().fingerprint()),
+            (1, FINGERPRINT)
+        );
+    }
+
+    #[test]
+    fn limits_are_part_of_the_fingerprint() {
+        let one = Engine::new(Limits::default()).unwrap();
+        let limits = Limits {
+            fuel_per_entry: 5,
+            ..Limits::default()
+        };
+        let other = Engine::new(limits).unwrap();
+        assert_ne!(one.profile(), other.profile());
+    }
+
+    #[test]
+    fn settings_are_part_of_the_fingerprint() {
+        type Change = fn(&mut Config);
+        let profile = |change: Change| {
+            let mut config = config().unwrap();
+            change(&mut config);
+            let engine = wasmtime::Engine::new(&config).unwrap();
+            Profile::new(&engine, &Limits::default())
+                .fingerprint()
+                .to_owned()
+        };
+        let base = profile(|_| {});
+        assert_eq!(base, profile(|_| {}));
+        let changes: [(&str, Change); 4] = [
+            ("fuel costs", |config| {
+                config.operator_cost(OperatorCost {
+                    I32Add: 2,
+                    ..operator_cost()
+                });
+            }),
+            ("NaN", |config| {
+                config.cranelift_nan_canonicalization(false);
+            }),
+            ("features", |config| {
+                config.wasm_features(WasmFeatures::TAIL_CALL, true);
+            }),
+            ("optimisation", |config| {
+                config.cranelift_opt_level(OptLevel::None);
+            }),
+        ];
+        for (name, change) in changes {
+            assert_ne!(base, profile(change), "{name}");
+        }
+    }
+
+    /// Without it the sign and payload of a NaN would be the processor's.
+    #[test]
+    fn nan_is_canonical() {
+        let engine = wasmtime::Engine::new(&config().unwrap()).unwrap();
+        let text = r#"(module (func (export "f") (param f64 f64) (result i64)
+            (i64.reinterpret_f64 (f64.div (local.get 0) (local.get 1)))))"#;
+        let module = wasmtime::Module::new(&engine, wat::parse_str(text).unwrap()).unwrap();
+        let mut store = wasmtime::Store::new(&engine, ());
+        store.set_fuel(1_000).unwrap();
+        let instance = wasmtime::Instance::new(&mut store, &module, &[]).unwrap();
+        let f = instance
+            .get_typed_func::<(f64, f64), i64>(&mut store, "f")
+            .unwrap();
+        let odd = f64::from_bits(0xfff8_dead_beef_0001);
+        for (one, other) in [(0.0, 0.0), (odd, 1.0), (f64::INFINITY, f64::NEG_INFINITY)] {
+            assert_eq!(
+                f.call(&mut store, (one, other)).unwrap(),
+                0x7ff8_0000_0000_0000
+            );
+        }
+    }
+
+    #[test]
+    fn senseless_limits_are_refused() {
+        let limits = Limits {
+            fuel_per_entry: 0,
+            ..Limits::default()
+        };
+        let error = Engine::new(limits).unwrap_err();
+        assert!(error.to_string().contains("fuel_per_entry is 0"), "{error}");
+    }
+}

@@ -1,6 +1,8 @@
 //! A plugin is a function of its log alone: however the log is cut into batches, and whenever a
 //! replica is restored from a snapshot, the answers and the snapshots are the same.
 
+#![allow(clippy::unwrap_used, reason = "helpers of tests unwrap, too")]
+
 mod support;
 
 use kontiki_plugin::{

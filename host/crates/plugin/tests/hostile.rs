@@ -30,7 +30,10 @@ fn out_of_fuel(fault: &Fault, limit: u64) {
 /// The instance is done for and says why; the plugin still makes good ones.
 fn check_poisoned(guest: &Guest, machine: &mut dyn Machine) {
     assert!(machine.is_poisoned());
-    let fault = machine.apply(&batch(&[b"x"])).unwrap_err().fault;
+    let fault = machine
+        .apply(&batch(&[b"x"]))
+        .expect_err("it is poisoned")
+        .fault;
     let Fault::Environment(fault) = fault else {
         panic!("{fault}")
     };
@@ -299,7 +302,9 @@ fn answering(data: u32, ends: u32, codes: u32, end: u32) -> Guest {
 
 fn answers_fault(guest: &Guest) -> (usize, GuestCause) {
     let mut machine = guest.machine();
-    let fault = machine.apply(&batch(&[b"a", b"b"])).unwrap_err();
+    let fault = machine
+        .apply(&batch(&[b"a", b"b"]))
+        .expect_err("the answers are wrong");
     assert_eq!(fault.fault.site().index, Some(10 + fault.entry as u64));
     check_poisoned(guest, &mut *machine);
     (fault.entry, guest_cause(&fault.fault).clone())

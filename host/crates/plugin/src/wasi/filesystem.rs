@@ -74,7 +74,7 @@ impl HostState {
     /// Counts a file or directory before it is created.
     fn charge_created(&mut self) -> FsResult<()> {
         let limit = self.limits.snapshot_files_max;
-        let session = self.snapshot.session().ok_or(ErrorCode::BadDescriptor)?;
+        let session = self.snapshot.session().ok_or(ErrorCode::NoEntry)?;
         if session.charge_file(limit) {
             Ok(())
         } else {

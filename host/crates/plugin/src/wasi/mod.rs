@@ -10,6 +10,8 @@ mod clocks;
 mod filesystem;
 mod random;
 mod streams;
+#[cfg(test)]
+mod tests;
 
 pub(crate) use cli::Stdio;
 pub(crate) use filesystem::DirectoryListing;
