@@ -134,7 +134,7 @@ struct Trace<'a>(&'a FaultSite);
 impl fmt::Display for Trace<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if !self.0.stderr.is_empty() {
-            write!(f, "\n  it wrote: {}", self.0.stderr.trim_end())?;
+            write!(f, "\n  it wrote: {}", self.0.stderr.trim())?;
         }
         for frame in &self.0.frames {
             write!(f, "\n  {frame}")?;

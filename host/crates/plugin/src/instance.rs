@@ -200,10 +200,13 @@ impl Core {
         let state = self.store.data_mut();
         let session = state.snapshot.end(&mut state.table);
         let mut session = session.expect("the session was begun above, and only ends here");
+        // The node's failure explains whatever the guest made of it, even a trap. If it swallowed
+        // it, or a limit, the files are not what it believes.
+        if let Err(stop) = session.check_io() {
+            return Err(self.fault(plugin, stop, Vec::new()));
+        }
         let result = result?;
-        // The node's failure explains a refusal, and a limit does too. If the guest swallowed
-        // them, the files are not what it believes.
-        let checked = session.check_io().and_then(|()| session.check_limits());
+        let checked = session.check_limits();
         let refused = |reason| Stop::from(GuestCause::Refused(reason));
         match checked.and_then(|()| result.map_err(refused)) {
             Ok(value) => Ok((value, session)),

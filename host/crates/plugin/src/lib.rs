@@ -10,6 +10,12 @@
 //! - **Limits**: whatever a plugin does, the process goes on. [`Limits`] lists what is bounded.
 //! - **Faults**: each failure of a call says who did it, and where: see [`Fault`].
 //!
+//! Snapshot files are reached in two ways. The contract hands the guest a directory as a handle,
+//! which is worth nothing after the call. Standard libraries that only know paths find the same
+//! directory as the preopen `/snapshot/out` or `/snapshot/in`; a preopen means the directory of the
+//! running call, and nothing at other times, so that it does not matter that C libraries ask for
+//! preopens once.
+//!
 //! ```no_run
 //! use kontiki_plugin::{Answer, Batch, Engine, Limits};
 //!

@@ -155,3 +155,28 @@ fn a_snapshot_is_written_and_read() {
         "{fault}"
     );
 }
+
+#[test]
+fn engines_and_plugins_are_shared_between_threads() {
+    fn shared<T: Send + Sync + Clone>(_: &T) {}
+    let engine = support::engine(limits());
+    shared(&engine);
+    let plugin = engine.load(&Guest::default().component()).unwrap();
+    shared(&plugin);
+    let threads: Vec<_> = (0..4)
+        .map(|_| {
+            let plugin = plugin.clone();
+            std::thread::spawn(move || {
+                let mut machine = plugin.instantiate().unwrap();
+                machine
+                    .apply(&batch(&[b"x"]))
+                    .unwrap()
+                    .get(0)
+                    .map(|answer| answer.bytes().to_vec())
+            })
+        })
+        .collect();
+    for thread in threads {
+        assert_eq!(thread.join().unwrap(), Some(b"x".to_vec()));
+    }
+}
