@@ -7,8 +7,8 @@ use kontiki_proto::v1::raft_message::Body;
 use kontiki_raft::{
     AppendEntries, AppendEntriesReply, Configuration, Entry, EntryKind, Heartbeat, HeartbeatReply,
     InstallSnapshot, InstallSnapshotReply, LogId, LogIndex, MemberSet, Message, MessageBody,
-    NodeId, ReadIndexReply, ReadIndexRequest, RequestVote, RequestVoteReply, SnapshotMeta, Term,
-    TimeoutNow, Token,
+    NodeId, ReadIndexReply, ReadIndexRequest, ReadMode, RequestVote, RequestVoteReply,
+    SnapshotMeta, Term, TimeoutNow, Token,
 };
 
 /// Terms, indexes and sequences from the wire stay below this, so that adding to them cannot
@@ -85,9 +85,10 @@ pub fn message_to_wire(message: Message) -> v1::RaftMessage {
         MessageBody::TimeoutNow(m) => Body::TimeoutNow(v1::TimeoutNow {
             leader_stepped_down: m.leader_stepped_down,
         }),
-        MessageBody::ReadIndexRequest(m) => {
-            Body::ReadIndexRequest(v1::ReadIndexRequest { token: m.token.0 })
-        }
+        MessageBody::ReadIndexRequest(m) => Body::ReadIndexRequest(v1::ReadIndexRequest {
+            token: m.token.0,
+            by_lease: m.mode == ReadMode::Lease,
+        }),
         MessageBody::ReadIndexReply(m) => Body::ReadIndexReply(v1::ReadIndexReply {
             token: m.token.0,
             index: m.index.map(|index| index.0),
@@ -144,6 +145,11 @@ pub fn message_from_wire(message: v1::RaftMessage) -> Result<Message> {
         }),
         Body::ReadIndexRequest(m) => MessageBody::ReadIndexRequest(ReadIndexRequest {
             token: Token(m.token),
+            mode: if m.by_lease {
+                ReadMode::Lease
+            } else {
+                ReadMode::Quorum
+            },
         }),
         Body::ReadIndexReply(m) => MessageBody::ReadIndexReply(ReadIndexReply {
             token: Token(m.token),
@@ -419,6 +425,11 @@ mod tests {
             }),
             MessageBody::ReadIndexRequest(ReadIndexRequest {
                 token: Token(u64::MAX),
+                mode: ReadMode::Quorum,
+            }),
+            MessageBody::ReadIndexRequest(ReadIndexRequest {
+                token: Token(1),
+                mode: ReadMode::Lease,
             }),
             MessageBody::ReadIndexReply(ReadIndexReply {
                 token: Token(1),

@@ -241,7 +241,7 @@ impl Core {
             }
             MessageBody::TimeoutNow(order) => self.on_timeout_now(from, term, &order, out),
             MessageBody::ReadIndexRequest(request) => {
-                self.on_read_index_request(from, term, request.token, out);
+                self.on_read_index_request(from, term, &request, out);
             }
             MessageBody::AppendEntriesReply(reply) => {
                 if self.is_current(from, term, out) {

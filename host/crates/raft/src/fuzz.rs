@@ -356,6 +356,7 @@ fn body(random: &mut Random) -> MessageBody {
         }),
         _ if chance(random, 50) => MessageBody::ReadIndexRequest(ReadIndexRequest {
             token: Token(small(random)),
+            mode: ReadMode::Lease,
         }),
         _ => MessageBody::ReadIndexReply(ReadIndexReply {
             token: Token(small(random)),

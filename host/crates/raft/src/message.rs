@@ -1,6 +1,6 @@
 //! Messages between replicas of one group. Sender and receiver travel with the message in the host.
 
-use crate::{Entry, LogId, LogIndex, SnapshotMeta, Term, Token};
+use crate::{Entry, LogId, LogIndex, ReadMode, SnapshotMeta, Term, Token};
 use alloc::vec::Vec;
 
 /// A message and its sender's term (of the candidate's *next* term in a pre-vote request).
@@ -149,6 +149,8 @@ pub struct TimeoutNow {
 pub struct ReadIndexRequest {
     /// The follower's own number for it.
     pub token: Token,
+    /// How the leader may confirm it.
+    pub mode: ReadMode,
 }
 
 /// Answer to [`ReadIndexRequest`].

@@ -59,7 +59,7 @@ impl Core {
         if self.leading.is_some() {
             self.ask_as_leader(Asker::Host(token), mode, out);
         } else {
-            self.ask_leader(token, out);
+            self.ask_leader(token, mode, out);
         }
     }
 
@@ -175,7 +175,7 @@ impl Core {
     }
 
     /// A follower asks its leader.
-    fn ask_leader(&mut self, token: Token, out: &mut Effects) {
+    fn ask_leader(&mut self, token: Token, mode: ReadMode, out: &mut Effects) {
         let Some(leader) = self.known_leader else {
             return Self::reject(token, self.not_leader(), out);
         };
@@ -185,7 +185,10 @@ impl Core {
         let number = Token(self.next_number());
         let due = self.now.plus(self.settings.election_timeout);
         self.forwarded.queue.push_back((number, token, due));
-        let body = MessageBody::ReadIndexRequest(ReadIndexRequest { token: number });
+        let body = MessageBody::ReadIndexRequest(ReadIndexRequest {
+            token: number,
+            mode,
+        });
         self.send(leader, body, out);
     }
 
@@ -193,14 +196,15 @@ impl Core {
         &mut self,
         from: NodeId,
         term: Term,
-        token: Token,
+        request: &ReadIndexRequest,
         out: &mut Effects,
     ) {
+        let token = request.token;
         if term > self.hard.term && self.has_business_with(from) {
             self.adopt_term(term, StopReason::HigherTerm, out);
         }
         if self.leading.is_some() {
-            self.ask_as_leader(Asker::Follower(from, token), ReadMode::Quorum, out);
+            self.ask_as_leader(Asker::Follower(from, token), request.mode, out);
         } else {
             self.answer_read(from, token, None, out);
         }

@@ -103,6 +103,8 @@ pub(crate) struct Cluster {
     wire: VecDeque<(u64, u64, Message)>,
     follow_ups: VecDeque<(u64, Input)>,
     next_token: u64,
+    /// Heartbeats sent so far.
+    pub(crate) heartbeats: usize,
     initial: MemberSet,
     /// Whom a node voted for in a term.
     votes: BTreeMap<(u64, u64), u64>,
@@ -132,6 +134,7 @@ impl Cluster {
             wire: VecDeque::new(),
             follow_ups: VecDeque::new(),
             next_token: 0,
+            heartbeats: 0,
             initial: members(1..=voters),
             votes: BTreeMap::new(),
             answered_upto: LogIndex(0),
@@ -382,6 +385,7 @@ impl Cluster {
             Effect::Persist(persist) => self.node_mut(id).writes.push_back(persist),
             Effect::Send { to, message } => {
                 self.check_promises(id, to.0, &message);
+                self.heartbeats += usize::from(matches!(message.body, MessageBody::Heartbeat(_)));
                 self.wire.push_back((id, to.0, message));
             }
             Effect::Apply(batch) => {

@@ -380,6 +380,17 @@ fn leases_are_valid_while_a_quorum_answers() {
         cluster.node(leader).reads.last().map(|read| read.0),
         Some(token)
     );
+    // A follower may ask for the same: its answer comes without any round of heartbeats.
+    let follower = (1..=3).find(|&id| id != leader).unwrap();
+    let rounds = cluster.heartbeats;
+    let token = cluster.read(follower, ReadMode::Lease);
+    assert_eq!(
+        cluster.node(follower).reads.last().map(|read| read.0),
+        Some(token)
+    );
+    assert_eq!(cluster.heartbeats, rounds);
+    cluster.read(follower, ReadMode::Quorum);
+    assert!(cluster.heartbeats > rounds);
     cluster.isolate(leader);
     cluster.run_ms(1_500);
     let status = cluster.node(leader).core.status(cluster.now);

@@ -13,7 +13,10 @@ fn trap_08_reads_wait_for_the_first_commit_of_the_term() {
         let (token, effects) = node.read(mode);
         assert_eq!(effects.read_index(token), None);
     }
-    let question = MessageBody::ReadIndexRequest(ReadIndexRequest { token: Token(77) });
+    let question = MessageBody::ReadIndexRequest(ReadIndexRequest {
+        token: Token(77),
+        mode: ReadMode::Quorum,
+    });
     let effects = node.receive(3, 2, question);
     assert!(effects.sent().is_empty());
     let mut effects = node.ack(2, 4);
