@@ -9,9 +9,29 @@ const REPETITIONS: usize = 31;
 const SPAN: Duration = Duration::from_millis(200);
 
 fn main() {
-    println!(
-        "| members | batch | kontiki, ns per entry | raft-rs, ns per entry | raft-rs / kontiki |"
-    );
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    match &arguments[..] {
+        [] => print_table(),
+        [core, members, batch, rounds] => run_one(core, members, batch, rounds),
+        _ => panic!("no arguments, or: kontiki|raft-rs MEMBERS BATCH ROUNDS"),
+    }
+}
+
+/// One core alone, for a profiler.
+fn run_one(core: &str, members: &str, batch: &str, rounds: &str) {
+    let number = |text: &str| text.parse::<u64>().expect("a number");
+    let (members, rounds) = (number(members), number(rounds));
+    let batch = usize::try_from(number(batch)).expect("a small number");
+    match core {
+        "kontiki" => measure(&mut Ours::start(members), batch, rounds),
+        "raft-rs" => measure(&mut Theirs::start(members), batch, rounds),
+        other => panic!("no core is called {other}"),
+    };
+}
+
+fn print_table() {
+    println!("Nanoseconds per entry: fastest repetition (median).\n");
+    println!("| members | batch | kontiki | raft-rs | raft-rs / kontiki |");
     println!("|---|---|---|---|---|");
     for members in [3, 5] {
         for batch in [1, 256] {
