@@ -308,7 +308,7 @@ fn entry_to_wire(entry: Entry) -> v1::Entry {
 fn entry_from_wire(entry: v1::Entry) -> Result<Entry> {
     let kind = match present("kind", entry.kind)? {
         Kind::Command(command) => EntryKind::Command(command),
-        Kind::Configuration(c) => EntryKind::Configuration(configuration_from_wire(c)?),
+        Kind::Configuration(c) => EntryKind::Configuration(configuration_from_wire(c)?.into()),
         Kind::Internal(internal) => EntryKind::Internal {
             tag: internal
                 .tag
@@ -349,7 +349,7 @@ mod tests {
     fn append() -> AppendEntries {
         let kinds = [
             EntryKind::Command("add 1".into()),
-            EntryKind::Configuration(joint()),
+            EntryKind::Configuration(joint().into()),
             EntryKind::Internal {
                 tag: 7,
                 payload: "x".into(),

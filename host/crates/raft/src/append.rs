@@ -136,7 +136,8 @@ impl Core {
     /// Appends one entry in memory and to the staged write. A configuration governs from here.
     pub(crate) fn append_entry(&mut self, entry: Entry) {
         if let EntryKind::Configuration(configuration) = &entry.kind {
-            self.history.append(entry.id.index, configuration.clone());
+            let configuration = configuration.as_ref().clone();
+            self.history.append(entry.id.index, configuration);
         }
         self.disk.stage().entries.push(entry.clone());
         self.log.append(entry);

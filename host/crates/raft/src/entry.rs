@@ -1,6 +1,7 @@
 //! Log entries.
 
 use crate::{Configuration, LogId};
+use alloc::boxed::Box;
 use bytes::Bytes;
 
 /// One entry of the replicated log.
@@ -22,7 +23,8 @@ pub enum EntryKind {
     /// A client's command, opaque here.
     Command(Bytes),
     /// Membership from this index on (effective at append). Also the first entry of every term.
-    Configuration(Configuration),
+    /// Boxed, since it is rare and would make every entry twice as large.
+    Configuration(Box<Configuration>),
     /// An order of the host to itself that travels in the log (skip a poisoned entry, upgrade a
     /// plugin). Opaque here; `tag` tells the host which.
     Internal {

@@ -272,7 +272,7 @@ fn small(random: &mut Random) -> u64 {
 
 fn entry(random: &mut Random, at: LogId) -> Entry {
     let kind = if chance(random, 20) {
-        EntryKind::Configuration(Configuration::stable(members(1..=random.next() % 5)))
+        EntryKind::Configuration(Configuration::stable(members(1..=random.next() % 5)).into())
     } else {
         EntryKind::Command(Bytes::from_static(b"x"))
     };

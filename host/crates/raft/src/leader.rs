@@ -34,7 +34,7 @@ impl Core {
     /// Appends a configuration; it is in force from now on.
     pub(crate) fn append_configuration(&mut self, configuration: crate::Configuration) {
         let next = self.log.last().index.next();
-        let entry = self.next_entry(0, EntryKind::Configuration(configuration));
+        let entry = self.next_entry(0, EntryKind::Configuration(configuration.into()));
         self.append_entry(entry);
         self.adopt_configuration(next);
     }

@@ -58,7 +58,7 @@ impl DiskImage {
             }
         }
         let configurations = self.entries.iter().filter_map(|entry| match &entry.kind {
-            EntryKind::Configuration(c) => Some((entry.id.index, c.clone())),
+            EntryKind::Configuration(c) => Some((entry.id.index, c.as_ref().clone())),
             _ => None,
         });
         let snapshot_index = self.snapshot.as_ref().map(|s| s.last_included.index);

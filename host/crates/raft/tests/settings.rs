@@ -60,7 +60,7 @@ fn a_command_above_the_limit_is_refused_and_one_at_it_is_taken() {
 #[test]
 fn a_configuration_is_no_command() {
     let mut node = leader(|_| {});
-    let kind = EntryKind::Configuration(crate::support::configuration([1]));
+    let kind = EntryKind::Configuration(crate::support::configuration([1]).into());
     assert!(matches!(
         propose(&mut node, kind),
         Err(RejectReason::Invalid(_))

@@ -154,7 +154,7 @@ pub fn decode_entry(body: &[u8]) -> Result<Entry, CodecError> {
     reader.end()?;
     let kind = match kind {
         KIND_COMMAND => EntryKind::Command(content.rest()),
-        KIND_CONFIGURATION => EntryKind::Configuration(decode_configuration(content.0)?),
+        KIND_CONFIGURATION => EntryKind::Configuration(decode_configuration(content.0)?.into()),
         KIND_INTERNAL => EntryKind::Internal {
             tag: content.u8()?,
             payload: content.rest(),

@@ -335,7 +335,7 @@ impl LogChange<'_> {
         if let EntryKind::Configuration(configuration) = &entry.kind {
             self.state
                 .configurations
-                .insert(index, configuration.clone());
+                .insert(index, configuration.as_ref().clone());
             let key = indexed_state_key(self.group, CONFIGURATION, index);
             self.batch.put(Family::State, &key, |out| {
                 encode_configuration(configuration, out);

@@ -173,7 +173,7 @@ fn check_entry(
         return damaged("its term is not the recorded one");
     }
     let configuration = match &entry.kind {
-        EntryKind::Configuration(configuration) => Some(configuration),
+        EntryKind::Configuration(configuration) => Some(configuration.as_ref()),
         _ => None,
     };
     if configuration != state.configurations.get(&index) {

@@ -33,7 +33,7 @@ fn kinds() -> impl Strategy<Value = EntryKind> {
     let payload = || vec(any::<u8>(), 0..200).prop_map(Bytes::from);
     prop_oneof![
         payload().prop_map(EntryKind::Command),
-        configurations().prop_map(EntryKind::Configuration),
+        configurations().prop_map(|configuration| EntryKind::Configuration(configuration.into())),
         (any::<u8>(), payload()).prop_map(|(tag, payload)| EntryKind::Internal { tag, payload }),
     ]
 }
@@ -111,10 +111,13 @@ fn samples() -> Vec<Entry> {
     let kinds = [
         EntryKind::Command(Bytes::from_static(b"add 5")),
         EntryKind::Command(Bytes::new()),
-        EntryKind::Configuration(Configuration {
-            current,
-            old: Some(old),
-        }),
+        EntryKind::Configuration(
+            Configuration {
+                current,
+                old: Some(old),
+            }
+            .into(),
+        ),
         EntryKind::Internal {
             tag: 3,
             payload: Bytes::from_static(b"skip"),

@@ -49,7 +49,7 @@ fn log() -> Vec<Entry> {
     log.push(Entry {
         id: LogId::new(Term(4), LogIndex(10)),
         time_ns: 0,
-        kind: EntryKind::Configuration(joint()),
+        kind: EntryKind::Configuration(joint().into()),
     });
     log.push(Entry {
         id: LogId::new(Term(4), LogIndex(11)),

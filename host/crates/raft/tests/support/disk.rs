@@ -131,7 +131,7 @@ impl Image {
     fn configurations(&self) -> Vec<(LogIndex, Configuration)> {
         let configuration = |entry: &Entry| match &entry.kind {
             EntryKind::Configuration(configuration) => {
-                Some((entry.id.index, configuration.clone()))
+                Some((entry.id.index, configuration.as_ref().clone()))
             }
             _ => None,
         };

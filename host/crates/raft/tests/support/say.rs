@@ -73,7 +73,7 @@ pub(crate) fn membership(id: LogId, configuration: Configuration) -> Entry {
     Entry {
         id,
         time_ns: 0,
-        kind: EntryKind::Configuration(configuration),
+        kind: EntryKind::Configuration(configuration.into()),
     }
 }
 

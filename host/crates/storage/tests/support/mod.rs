@@ -40,7 +40,7 @@ pub fn configuration_entry(index: u64, term: u64, nodes: &[u64]) -> Entry {
     Entry {
         id: LogId::new(Term(term), LogIndex(index)),
         time_ns: 0,
-        kind: EntryKind::Configuration(voters(nodes)),
+        kind: EntryKind::Configuration(voters(nodes).into()),
     }
 }
 

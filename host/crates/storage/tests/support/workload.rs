@@ -154,7 +154,7 @@ impl Model {
                 terms.push((index, term));
             }
             if let EntryKind::Configuration(configuration) = &entry.kind {
-                configurations.push((index, configuration.clone()));
+                configurations.push((index, configuration.as_ref().clone()));
             }
         }
         let found_terms: Vec<_> = found
