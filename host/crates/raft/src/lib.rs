@@ -65,6 +65,8 @@ mod message;
 mod open;
 mod planted;
 mod progress;
+#[cfg(test)]
+mod promises;
 mod proposal;
 mod quorum;
 mod random;
