@@ -60,7 +60,7 @@ impl Network {
     pub fn cut(&self, from: usize, to: usize) -> Result<()> {
         let rule = format!(
             "table inet cut {{ chain input {{ type filter hook input priority 0; \
-             ip saddr {} drop; }} }}",
+             ip saddr {} drop; }}; }}",
             self.address(from)
         );
         run("ip", &["netns", "exec", &self.host(to), "nft", &rule])

@@ -9,7 +9,7 @@ use super::{create_group, log, membership, recover, settings};
 use crate::node::clock::micros;
 use crate::node::context::lock;
 use crate::node::handle::GroupHandle;
-use crate::node::request::{Control, Order};
+use crate::node::request::{Control, Failure, Order};
 use crate::node::stop::{HandedOver, hand_over_all};
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
@@ -117,6 +117,13 @@ impl AdminService {
                 .map_err(|status| failed_hop(&leader, status))?
                 .into_inner();
             return Ok(progress.boxed());
+        }
+        // Refused as a call, before the stream begins: whoever calls may then try another node.
+        if !matches!(group.brief().role, Role::Leader | Role::Transferring) {
+            let failure = Failure::NoLeader {
+                term: group.brief().term,
+            };
+            return Err(self.shared.explain(&group, failure));
         }
         let plan = membership::plan(&self.shared, &request)?;
         let (sender, receiver) = mpsc::channel(4);

@@ -182,7 +182,9 @@ fn entry(term: u64, prev: LogId, at: u64, bits: u64) -> Entry {
 
 fn last_configuration(log: &[Entry]) -> Option<Configuration> {
     log.iter().rev().find_map(|entry| match &entry.kind {
-        kontiki_raft::EntryKind::Configuration(configuration) => Some(configuration.as_ref().clone()),
+        kontiki_raft::EntryKind::Configuration(configuration) => {
+            Some(configuration.as_ref().clone())
+        }
         _ => None,
     })
 }
