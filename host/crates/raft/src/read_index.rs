@@ -103,12 +103,19 @@ impl Core {
 
     /// The first entry of the term is committed: reads that waited for it may go on.
     pub(crate) fn start_waiting_reads(&mut self, out: &mut Effects) {
+        let commit = self.commit;
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
-        for asker in core::mem::take(&mut leading.reads.unready) {
-            self.confirm_by_round(asker, out);
+        let askers = core::mem::take(&mut leading.reads.unready);
+        if askers.is_empty() {
+            return;
         }
+        // One round serves them all: every question is older than it.
+        let round = leading.round + 1;
+        let reads = askers.into_iter().map(|asker| (commit, round, asker));
+        leading.reads.unconfirmed.extend(reads);
+        self.begin_heartbeat_round(out);
     }
 
     /// Answers the reads whose round a quorum has confirmed, and begins a round for the rest.
