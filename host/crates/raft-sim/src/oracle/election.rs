@@ -1,0 +1,158 @@
+//! Terms, roles and who may lead.
+
+use super::{Check, Oracle, View};
+use crate::members::bit;
+use crate::require;
+use kontiki_raft::NodeId;
+
+impl Oracle {
+    /// A replica has taken an input and now shows `view`; its effects come next, then
+    /// [`Oracle::finish`].
+    ///
+    /// # Errors
+    /// The term went back, or there is a leader where none may be.
+    pub fn begin(&mut self, n: usize, view: View) -> Check {
+        let replica = &mut self.replicas[n];
+        let old = replica.view;
+        if old.term == view.term && old.role == view.role && old.commit == view.commit {
+            replica.view.leader = view.leader;
+            return Ok(());
+        }
+        replica.view = view;
+        let node = replica.node;
+        require!(
+            view.term >= old.term,
+            Monotonic,
+            "node {node} goes from term {} to term {}",
+            old.term,
+            view.term
+        );
+        require!(
+            view.commit >= old.commit,
+            Monotonic,
+            "node {node} takes its commit index back from {} to {}",
+            old.commit,
+            view.commit
+        );
+        if view.leads() && !(old.leads() && old.term == view.term) {
+            self.check_new_leader(n)?;
+        }
+        Ok(())
+    }
+
+    fn check_new_leader(&mut self, n: usize) -> Check {
+        self.checks.elections += 1;
+        let replica = &self.replicas[n];
+        let (node, term) = (replica.node, replica.view.term);
+        let slot = term.0 as usize;
+        if self.leaders.len() <= slot {
+            self.leaders.resize(slot + 1, None);
+        }
+        let earlier = self.leaders[slot].replace(node);
+        require!(
+            earlier.is_none(),
+            ElectionSafety,
+            "node {node} leads in term {term}, which node {earlier:?} led already"
+        );
+        let replica = &self.replicas[n];
+        let votes = self.mask(|voter| voter.votes.contains(&(term, node)));
+        let (since, members) = replica.members_in_force();
+        require!(
+            members.is_quorum(votes),
+            VoteQuorum,
+            "node {node} leads in term {term} with durable votes of {votes:b} under {members:?} of {since}"
+        );
+        let last = self.commit_index();
+        let term_there = self.committed.last().map(|c| c.term);
+        let held = replica.written.term_at(last);
+        require!(
+            last < replica.written.start().index || term_there.is_none() || term_there == held,
+            LeaderCompleteness,
+            "node {node} leads in term {term} but holds term {held:?} at committed index {last} (term {term_there:?})"
+        );
+        Ok(())
+    }
+
+    /// Who led in this term, if anybody.
+    #[must_use]
+    pub fn leader_of(&self, term: kontiki_raft::Term) -> Option<NodeId> {
+        self.leaders.get(term.0 as usize).copied().flatten()
+    }
+
+    /// A node that the committed configuration it knows does not name as a voter must not lead.
+    pub(super) fn check_member_leads(&self, n: usize) -> Check {
+        let view = self.replicas[n].view;
+        let node = self.replicas[n].node;
+        require!(
+            !view.leads() || self.members_at(view.commit).voters() & bit(node) != 0,
+            ConfigurationSafety,
+            "node {node} leads in term {} though it knows that it is no voter since {}",
+            view.term,
+            view.commit
+        );
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::testing::*;
+    use super::super::{Invariant, View};
+    use super::*;
+    use kontiki_raft::{LogIndex, Role, Term};
+
+    #[test]
+    fn two_leaders_of_one_term_are_found() {
+        let mut oracle = three();
+        lead(&mut oracle, 0, 1);
+        let second = oracle.begin(1, view(Role::Leader, 1, 0));
+        assert_breaks(second, Invariant::ElectionSafety);
+    }
+
+    #[test]
+    fn a_leader_without_durable_votes_is_found() {
+        let mut oracle = three();
+        vote(&mut oracle, 0, 1, 1);
+        let leader = oracle.begin(0, view(Role::Leader, 1, 0));
+        assert_breaks(leader, Invariant::VoteQuorum);
+    }
+
+    #[test]
+    fn a_leader_that_lacks_a_committed_entry_is_found() {
+        let mut oracle = three();
+        lead(&mut oracle, 0, 1);
+        commit_one(&mut oracle);
+        vote(&mut oracle, 1, 2, 3);
+        vote(&mut oracle, 2, 2, 3);
+        let leader = oracle.begin(2, view(Role::Leader, 2, 0));
+        assert_breaks(leader, Invariant::LeaderCompleteness);
+    }
+
+    #[test]
+    fn a_term_or_commit_index_that_goes_back_is_found() {
+        let mut oracle = three();
+        oracle.begin(0, view(Role::Follower, 5, 0)).unwrap();
+        let back = oracle.begin(0, view(Role::Follower, 4, 0));
+        assert_breaks(back, Invariant::Monotonic);
+        let later = View {
+            commit: LogIndex(3),
+            ..view(Role::Follower, 5, 0)
+        };
+        oracle.begin(1, later).unwrap();
+        let back = oracle.begin(1, view(Role::Follower, 5, 2));
+        assert_breaks(back, Invariant::Monotonic);
+    }
+
+    #[test]
+    fn a_removed_leader_is_found() {
+        let mut oracle = three();
+        lead(&mut oracle, 0, 1);
+        commit_one(&mut oracle);
+        let entry = configuration(1, 2, &[2, 3]);
+        write_everywhere(&mut oracle, &[0, 1], &append(2, vec![entry]));
+        oracle.begin(0, view(Role::Leader, 1, 2)).unwrap();
+        let still = oracle.finish(0, view(Role::Leader, 1, 2));
+        assert_breaks(still, Invariant::ConfigurationSafety);
+        assert_eq!(oracle.leader_of(Term(1)), Some(NodeId(1)));
+    }
+}

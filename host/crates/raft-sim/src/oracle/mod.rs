@@ -1,0 +1,311 @@
+//! Judges a run: it is told every fact once, keeps its own picture of every replica, and compares
+//! only what changed.
+//!
+//! The picture is made of what the replicas *ordered* (`written`) and of what the simulated disks
+//! *hold* (`durable`), never of what a replica says it has.
+
+mod commit;
+mod election;
+mod events;
+mod log;
+mod messages;
+mod requests;
+mod termlog;
+mod violation;
+
+pub use requests::{Answer, Ask, Request};
+pub use termlog::TermLog;
+pub use violation::{Check, Invariant, Violation, broken};
+
+use crate::members::{Members, bit};
+use crate::require;
+use kontiki_raft::{HardState, LogId, LogIndex, NodeId, Recovered, Role, Term};
+use log::Registry;
+
+/// What a replica shows after each step, cheap to take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct View {
+    /// Its part.
+    pub role: Role,
+    /// Its term.
+    pub term: Term,
+    /// The leader it knows.
+    pub leader: Option<NodeId>,
+    /// Its commit index.
+    pub commit: LogIndex,
+}
+
+impl View {
+    const CLOSED: Self = Self {
+        role: Role::Stopped,
+        term: Term(0),
+        leader: None,
+        commit: LogIndex(0),
+    };
+
+    /// Whether the replica leads, be it only to hand over.
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        matches!(self.role, Role::Leader | Role::Transferring)
+    }
+}
+
+/// The oracle's picture of one replica.
+#[derive(Debug)]
+struct Replica {
+    node: NodeId,
+    /// Counts how often it was opened.
+    incarnation: u32,
+    view: View,
+    written: TermLog,
+    /// Configurations along `written`, ascending; the first stands for everything before.
+    configurations: Vec<(LogIndex, Members)>,
+    initial: Members,
+    durable: TermLog,
+    durable_state: HardState,
+    /// Last entry of the newest published snapshot.
+    snapshot: LogId,
+    /// Every vote that ever became durable here; survives restarts and is never forgotten.
+    votes: Vec<(Term, NodeId)>,
+    /// Term and epoch of a `LeaderStarted` without its `LeaderStopped`.
+    leading: Option<(Term, u64)>,
+    lease_epoch: u64,
+    following: Option<(NodeId, Term)>,
+    io_sequence: Option<u64>,
+    /// Term and vote last ordered to be written.
+    written_state: HardState,
+    applied: LogIndex,
+}
+
+/// An entry known to be committed.
+#[derive(Clone, Copy, Debug)]
+struct Committed {
+    term: Term,
+    fingerprint: u64,
+    /// Hash chain of the state machine after it; zero until somebody applied it.
+    chain: u64,
+}
+
+/// How often each family of checks ran: a run that checked nothing proves nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Checks {
+    /// Elections judged.
+    pub elections: u64,
+    /// First commits judged by durable copies.
+    pub commits: u64,
+    /// Entries compared when appended.
+    pub entries: u64,
+    /// Entries compared when applied.
+    pub applied: u64,
+    /// Messages judged when sent.
+    pub messages: u64,
+    /// Configuration changes judged.
+    pub configurations: u64,
+    /// Read indexes judged.
+    pub reads: u64,
+    /// Answers judged.
+    pub answers: u64,
+    /// Moments at which two leaders' leases were compared.
+    pub leases: u64,
+}
+
+/// Judge of one run.
+#[derive(Debug)]
+pub struct Oracle {
+    replicas: Vec<Replica>,
+    registry: Registry,
+    /// `committed[i]` is the entry at index `i + 1`.
+    committed: Vec<Committed>,
+    /// Committed configurations, ascending; starts with the initial one at zero.
+    committed_members: Vec<(LogIndex, Members)>,
+    /// Leader of each term that had one.
+    leaders: Vec<Option<NodeId>>,
+    requests: Vec<Request>,
+    /// Highest index at which any request was completed so far.
+    completed: LogIndex,
+    /// How often what was checked.
+    pub checks: Checks,
+}
+
+impl Oracle {
+    /// A judge of a group that begins with these members.
+    #[must_use]
+    pub fn new(initial: Members) -> Self {
+        Self {
+            replicas: Vec::new(),
+            registry: Registry::default(),
+            committed: Vec::new(),
+            committed_members: vec![(LogIndex(0), initial)],
+            leaders: Vec::new(),
+            requests: Vec::new(),
+            completed: LogIndex(0),
+            checks: Checks::default(),
+        }
+    }
+
+    /// A node appears, with an empty disk and this membership to begin with. Nodes are numbered
+    /// in the order of their appearance.
+    pub fn add_replica(&mut self, node: NodeId, initial: Members) {
+        self.replicas.push(Replica {
+            node,
+            incarnation: 0,
+            view: View::CLOSED,
+            written: TermLog::default(),
+            configurations: vec![(LogIndex(0), initial)],
+            initial,
+            durable: TermLog::default(),
+            durable_state: HardState::default(),
+            snapshot: LogId::default(),
+            votes: Vec::new(),
+            leading: None,
+            lease_epoch: 0,
+            following: None,
+            io_sequence: None,
+            written_state: HardState::default(),
+            applied: LogIndex(0),
+        });
+    }
+
+    /// A replica is opened on what its disk holds; `view` is what it shows at once.
+    ///
+    /// # Errors
+    /// It forgot its term.
+    pub fn opened(&mut self, n: usize, recovered: &Recovered, view: View) -> Check {
+        let replica = &mut self.replicas[n];
+        replica.incarnation += 1;
+        replica.written = replica.durable.clone();
+        replica.configurations = known_configurations(recovered, replica.initial);
+        if !replica.written.includes(replica.snapshot)
+            || replica.written.last().index < replica.snapshot.index
+        {
+            // The snapshot is ahead of the log, or contradicts it: the log begins after it.
+            replica.written = TermLog::after(replica.snapshot);
+            replica
+                .configurations
+                .retain(|(index, _)| *index <= replica.snapshot.index);
+        }
+        replica.leading = None;
+        replica.lease_epoch = 0;
+        replica.following = None;
+        replica.io_sequence = None;
+        replica.written_state = replica.durable_state;
+        replica.applied = recovered.applied;
+        replica.view = View {
+            commit: LogIndex(0),
+            ..view
+        };
+        require!(
+            view.term >= recovered.hard_state.term,
+            Monotonic,
+            "node {} opened at term {}, but term {} is durable",
+            replica.node,
+            view.term,
+            recovered.hard_state.term
+        );
+        require!(
+            !view.leads(),
+            ElectionSafety,
+            "node {} leads as soon as it is opened",
+            replica.node
+        );
+        self.finish(n, view)
+    }
+
+    /// A replica is gone: crashed, or shut down.
+    pub fn closed(&mut self, n: usize) {
+        let replica = &mut self.replicas[n];
+        replica.view = View::CLOSED;
+        replica.leading = None;
+        replica.following = None;
+    }
+
+    /// Last index known to be committed.
+    #[must_use]
+    pub fn commit_index(&self) -> LogIndex {
+        LogIndex(self.committed.len() as u64)
+    }
+
+    /// The committed configuration.
+    #[must_use]
+    pub fn members(&self) -> Members {
+        self.committed_members
+            .last()
+            .expect("the initial configuration is always there")
+            .1
+    }
+
+    /// Committed configuration in force at `index`.
+    #[must_use]
+    pub fn members_at(&self, index: LogIndex) -> Members {
+        let later = self
+            .committed_members
+            .partition_point(|(at, _)| *at <= index);
+        self.committed_members[later - 1].1
+    }
+
+    /// Every configuration that may be in force: the committed one and those after it in any log.
+    pub fn possible_members(&self) -> impl Iterator<Item = Members> + '_ {
+        let committed = self.committed_members.last().expect("never empty");
+        let later = self.replicas.iter().flat_map(|replica| {
+            let known = replica.configurations.iter();
+            known.filter(|(index, _)| *index > committed.0)
+        });
+        std::iter::once(committed)
+            .chain(later)
+            .map(|(_, members)| *members)
+    }
+
+    /// What the replica showed last.
+    #[must_use]
+    pub fn view(&self, n: usize) -> View {
+        self.replicas[n].view
+    }
+
+    /// Last entry of the replica's log, durable or not.
+    #[must_use]
+    pub fn last_written(&self, n: usize) -> LogId {
+        self.replicas[n].written.last()
+    }
+
+    /// Last entry on the replica's disk.
+    #[must_use]
+    pub fn last_durable(&self, n: usize) -> LogId {
+        self.replicas[n].durable.last()
+    }
+
+    fn replica_of(&self, node: NodeId) -> Option<&Replica> {
+        self.replicas.iter().find(|replica| replica.node == node)
+    }
+
+    /// Mask of the replicas of which `holds` is true.
+    fn mask(&self, holds: impl Fn(&Replica) -> bool) -> u32 {
+        let holders = self.replicas.iter().filter(|replica| holds(replica));
+        holders.fold(0, |mask, replica| mask | bit(replica.node))
+    }
+}
+
+/// What a replica must take as its configurations when opened: forced ones override the log's, and
+/// the log's those of the snapshot.
+fn known_configurations(recovered: &Recovered, initial: Members) -> Vec<(LogIndex, Members)> {
+    let mut known = vec![(LogIndex(0), initial)];
+    if let Some(snapshot) = &recovered.snapshot {
+        let members = Members::of(&snapshot.configuration);
+        known = vec![(snapshot.last_included.index, members)];
+    }
+    if let Some((upto, configuration)) = &recovered.forced_configuration
+        && *upto >= known[0].0
+    {
+        known = vec![(*upto, Members::of(configuration))];
+    }
+    let after = known[0].0;
+    let logged = recovered.configurations.iter();
+    known.extend(
+        logged
+            .filter(|(index, _)| *index > after)
+            .map(|(index, configuration)| (*index, Members::of(configuration))),
+    );
+    known
+}
+
+#[cfg(test)]
+mod testing;
