@@ -1,42 +1,49 @@
 //! What is committed, applied and saved.
 
-use super::{Check, Committed, Invariant, Oracle, View, broken};
+use super::{Check, Committed, Invariant, Oracle, broken};
 use crate::machine::{Machine, fingerprint};
 use crate::members::Members;
 use crate::require;
-use kontiki_raft::{Entry, LogId, LogIndex, SnapshotMeta};
+use kontiki_raft::{Entry, LogId, LogIndex, Role, SnapshotMeta};
 
 impl Oracle {
-    /// A replica's effects have been carried out: now what it shows must agree with them.
+    /// What a replica wants written is known: now its commit index must agree with that.
     ///
     /// # Errors
-    /// It commits what may not be committed, or its indexes are out of order.
-    pub fn finish(&mut self, n: usize, view: View) -> Check {
-        let replica = &mut self.replicas[n];
-        let seen = std::mem::replace(&mut replica.view, view);
-        let applied = replica.applied;
-        debug_assert_eq!(seen.term, view.term);
+    /// It commits what may not be committed.
+    pub fn committing(&mut self, n: usize) -> Check {
+        let replica = &self.replicas[n];
+        let commit = replica.view.commit;
         require!(
-            replica.snapshot.index <= applied.max(view.commit) && applied <= view.commit,
+            commit <= replica.written.last().index,
             IndexOrder,
-            "node {}: snapshot {}, applied {applied}, commit {}",
+            "node {}: commit {commit} is beyond the last entry {}",
             replica.node,
-            replica.snapshot.index,
-            view.commit
-        );
-        require!(
-            view.commit <= replica.written.last().index,
-            IndexOrder,
-            "node {}: commit {} is beyond the last entry {}",
-            replica.node,
-            view.commit,
             replica.written.last()
         );
-        if view.commit > self.commit_index() {
-            self.take_first_commit(n)?;
+        if commit > self.commit_index() {
+            self.take_first_commit(n)
         } else {
-            self.check_known_commit(n)?;
+            self.check_known_commit(n)
         }
+    }
+
+    /// A replica's effects have been carried out: now all it shows must agree with them.
+    ///
+    /// # Errors
+    /// Its indexes are out of order, or its role disagrees with its events or its membership.
+    pub fn finish(&self, n: usize) -> Check {
+        let replica = &self.replicas[n];
+        let (applied, commit) = (replica.applied, replica.view.commit);
+        // A core that has stopped takes no notice of what its host still does.
+        let stopped = replica.view.role == Role::Stopped;
+        require!(
+            stopped || (replica.snapshot.index <= applied && applied <= commit),
+            IndexOrder,
+            "node {}: snapshot {}, applied {applied}, commit {commit}",
+            replica.node,
+            replica.snapshot.index
+        );
         self.check_member_leads(n)?;
         self.check_roles(n)
     }
@@ -65,7 +72,7 @@ impl Oracle {
         let (node, view) = (replica.node, replica.view);
         let term = replica.written.term_at(view.commit);
         require!(
-            view.leads() && term == Some(view.term),
+            self.leader_of(view.term) == Some(node) && term == Some(view.term),
             OwnTerm,
             "node {node} ({:?} of term {}) is the first to commit {} of term {term:?}",
             view.role,
@@ -111,7 +118,10 @@ impl Oracle {
         let replica = &self.replicas[n];
         let new = replica.configurations.iter();
         let new = new.filter(|(index, _)| *index >= first && *index <= last);
-        self.committed_members.extend(new.copied());
+        for (index, members) in new.copied() {
+            self.checks.joint += u64::from(members.old.is_some());
+            self.committed_members.push((index, members));
+        }
         Ok(())
     }
 
@@ -274,7 +284,6 @@ impl Oracle {
 mod tests {
     use super::super::testing::*;
     use super::*;
-    use kontiki_raft::Role;
 
     #[test]
     fn a_commit_without_durable_copies_is_found() {
@@ -285,7 +294,7 @@ mod tests {
         oracle.persisting(1, &write).unwrap();
         oracle.synced(0, &write).unwrap();
         oracle.begin(0, view(Role::Leader, 1, 1)).unwrap();
-        let commit = oracle.finish(0, view(Role::Leader, 1, 1));
+        let commit = oracle.committing(0);
         assert_breaks(commit, Invariant::DurableQuorum);
     }
 
@@ -305,7 +314,7 @@ mod tests {
             oracle.synced(n, &catch_up).unwrap();
         }
         oracle.begin(0, view(Role::Leader, 1, 2)).unwrap();
-        let commit = oracle.finish(0, view(Role::Leader, 1, 2));
+        let commit = oracle.committing(0);
         assert_breaks(commit, Invariant::DurableQuorum);
     }
 
@@ -316,7 +325,7 @@ mod tests {
         write_everywhere(&mut oracle, &[0, 1], &write);
         lead(&mut oracle, 0, 2);
         oracle.begin(0, view(Role::Leader, 2, 1)).unwrap();
-        let commit = oracle.finish(0, view(Role::Leader, 2, 1));
+        let commit = oracle.committing(0);
         assert_breaks(commit, Invariant::OwnTerm);
     }
 
@@ -326,7 +335,7 @@ mod tests {
         let write = append(1, vec![configuration(1, 1, &[1, 2, 3])]);
         write_everywhere(&mut oracle, &[0, 1, 2], &write);
         oracle.begin(1, view(Role::Follower, 1, 1)).unwrap();
-        let commit = oracle.finish(1, view(Role::Follower, 1, 1));
+        let commit = oracle.committing(1);
         assert_breaks(commit, Invariant::OwnTerm);
     }
 
@@ -338,11 +347,12 @@ mod tests {
         write_everywhere(&mut oracle, &[0, 1], &write);
         oracle.begin(0, view(Role::Leader, 2, 1)).unwrap();
         start_leading(&mut oracle, 0, 2);
-        oracle.finish(0, view(Role::Leader, 2, 1)).unwrap();
+        oracle.committing(0).unwrap();
+        oracle.finish(0).unwrap();
         let stale = append(1, vec![configuration(1, 1, &[1, 2, 3])]);
         oracle.persisting(2, &stale).unwrap();
         oracle.begin(2, view(Role::Follower, 2, 1)).unwrap();
-        let commit = oracle.finish(2, view(Role::Follower, 2, 1));
+        let commit = oracle.committing(2);
         assert_breaks(commit, Invariant::CommittedForEver);
     }
 
@@ -352,7 +362,7 @@ mod tests {
         lead(&mut oracle, 0, 1);
         commit_one(&mut oracle);
         oracle.begin(2, view(Role::Follower, 1, 1)).unwrap();
-        let commit = oracle.finish(2, view(Role::Follower, 1, 1));
+        let commit = oracle.committing(2);
         assert_breaks(commit, Invariant::IndexOrder);
     }
 

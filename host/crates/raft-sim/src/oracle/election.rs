@@ -1,13 +1,13 @@
 //! Terms, roles and who may lead.
 
 use super::{Check, Oracle, View};
-use crate::members::bit;
+use crate::members::{Members, bit};
 use crate::require;
 use kontiki_raft::NodeId;
 
 impl Oracle {
-    /// A replica has taken an input and now shows `view`; its effects come next, then
-    /// [`Oracle::finish`].
+    /// A replica has taken an input and now shows `view`. What it wants written comes next, then
+    /// [`Oracle::committing`], the other effects, and [`Oracle::finish`].
     ///
     /// # Errors
     /// The term went back, or there is a leader where none may be.
@@ -79,14 +79,20 @@ impl Oracle {
         self.leaders.get(term.0 as usize).copied().flatten()
     }
 
-    /// A node that the committed configuration it knows does not name as a voter must not lead.
+    /// A node that knows itself removed must not lead: neither the configuration committed by its
+    /// own log nor a later one in it names it as a voter.
     pub(super) fn check_member_leads(&self, n: usize) -> Check {
-        let view = self.replicas[n].view;
-        let node = self.replicas[n].node;
+        let replica = &self.replicas[n];
+        let (view, node) = (replica.view, replica.node);
+        let later = replica.configurations.iter().rev();
+        let mut later = later.take_while(|(index, _)| *index > view.commit);
+        let is_voter = |members: Members| members.voters() & bit(node) != 0;
         require!(
-            !view.leads() || self.members_at(view.commit).voters() & bit(node) != 0,
+            !view.leads()
+                || is_voter(replica.members_at(view.commit))
+                || later.any(|(_, members)| is_voter(*members)),
             ConfigurationSafety,
-            "node {node} leads in term {} though it knows that it is no voter since {}",
+            "node {node} leads in term {} though it knows that it is no voter, at {}",
             view.term,
             view.commit
         );
@@ -149,9 +155,12 @@ mod tests {
         lead(&mut oracle, 0, 1);
         commit_one(&mut oracle);
         let entry = configuration(1, 2, &[2, 3]);
-        write_everywhere(&mut oracle, &[0, 1], &append(2, vec![entry]));
+        let first = configuration(1, 1, &[1, 2, 3]);
+        write_everywhere(&mut oracle, &[2], &append(1, vec![first]));
+        write_everywhere(&mut oracle, &[0, 1, 2], &append(2, vec![entry]));
         oracle.begin(0, view(Role::Leader, 1, 2)).unwrap();
-        let still = oracle.finish(0, view(Role::Leader, 1, 2));
+        oracle.committing(0).unwrap();
+        let still = oracle.finish(0);
         assert_breaks(still, Invariant::ConfigurationSafety);
         assert_eq!(oracle.leader_of(Term(1)), Some(NodeId(1)));
     }

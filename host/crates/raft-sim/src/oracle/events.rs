@@ -88,6 +88,15 @@ impl Oracle {
                 );
                 Ok(())
             }
+            Event::Conflict { from, index } => {
+                require!(
+                    false,
+                    CommittedForEver,
+                    "node {}: {from} contradicts what is committed at {index}",
+                    self.replicas[n].node
+                );
+                Ok(())
+            }
             Event::Removed | Event::Failed { .. } => Ok(()),
         }
     }
@@ -173,7 +182,7 @@ mod tests {
         lead(&mut oracle, 0, 1);
         commit_one(&mut oracle);
         oracle.begin(0, view(Role::Follower, 2, 1)).unwrap();
-        let left = oracle.finish(0, view(Role::Follower, 2, 1));
+        let left = oracle.finish(0);
         assert_breaks(left, Invariant::LeaderEvents);
     }
 

@@ -4,7 +4,7 @@ use super::{Check, Invariant, Oracle, Replica, broken};
 use crate::machine::{Write, fingerprint};
 use crate::members::Members;
 use crate::require;
-use kontiki_raft::{Entry, EntryKind, LogId, LogIndex, Persist, Term};
+use kontiki_raft::{Entry, EntryKind, LogId, LogIndex, Persist, Role, Term};
 
 /// An entry that some log held once.
 #[derive(Clone, Copy, Debug, Default)]
@@ -210,6 +210,14 @@ impl Oracle {
                 entry.id.term
             );
         }
+        require!(
+            !own || replica.view.role == Role::Leader
+                || !matches!(entry.kind, EntryKind::Command(_)),
+            Transfer,
+            "node {} takes command {} while it hands leadership over",
+            replica.node,
+            entry.id
+        );
         if let EntryKind::Configuration(configuration) = &entry.kind {
             self.note_configuration(n, entry.id, Members::of(configuration), own)?;
         }
@@ -464,6 +472,16 @@ mod tests {
         let entries = vec![configuration(1, 1, &[1, 2, 3, 4])];
         let early = oracle.persisting(0, &append(1, entries));
         assert_breaks(early, Invariant::ConfigurationSafety);
+    }
+
+    #[test]
+    fn a_command_taken_during_a_transfer_is_found() {
+        let mut oracle = three();
+        lead(&mut oracle, 0, 1);
+        commit_one(&mut oracle);
+        oracle.begin(0, view(Role::Transferring, 1, 1)).unwrap();
+        let taken = oracle.persisting(0, &append(2, vec![command(1, 2, 7)]));
+        assert_breaks(taken, Invariant::Transfer);
     }
 
     #[test]

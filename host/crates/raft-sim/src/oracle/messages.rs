@@ -30,7 +30,7 @@ impl Oracle {
             MessageBody::RequestVoteReply(reply) if reply.granted => {
                 check_durable_vote(replica, term, to, "votes")?;
             }
-            MessageBody::AppendEntries(append) => check_append(replica, term, append)?,
+            MessageBody::AppendEntries(append) => self.check_append(n, term, append)?,
             MessageBody::AppendEntriesReply(reply) => self.check_append_reply(n, term, reply)?,
             MessageBody::InstallSnapshotReply(reply) if reply.installed => require!(
                 replica.covers(reply.last_included),
@@ -93,6 +93,30 @@ impl Oracle {
         Ok(())
     }
 
+    fn check_append(&self, n: usize, term: Term, append: &AppendEntries) -> Check {
+        let replica = &self.replicas[n];
+        // It may have stepped down by the same input, with a last word to its followers.
+        require!(
+            self.leader_of(term) == Some(replica.node),
+            Contract,
+            "node {} sends entries of term {term} as {:?} of term {}",
+            replica.node,
+            replica.view.role,
+            replica.view.term
+        );
+        let last = append.entries.last().map_or(append.prev, |entry| entry.id);
+        let consecutive = last.index.0 == append.prev.index.0 + append.entries.len() as u64;
+        let ours = |id: LogId| id.index == LogIndex(0) || replica.written.includes(id);
+        require!(
+            consecutive && ours(append.prev) && ours(last),
+            LogMatching,
+            "leader {} sends entries {} to {last}, which are not those of its log",
+            replica.node,
+            append.prev
+        );
+        Ok(())
+    }
+
     /// Whether the replica, if it leads, may confirm a read index.
     pub(super) fn check_may_serve_reads(&self, n: usize) -> Check {
         let replica = &self.replicas[n];
@@ -133,28 +157,6 @@ fn check_last(replica: &Replica, last: LogId) -> Check {
     Ok(())
 }
 
-fn check_append(replica: &Replica, term: Term, append: &AppendEntries) -> Check {
-    require!(
-        replica.view.leads() && replica.view.term == term,
-        Contract,
-        "node {} sends entries of term {term} as {:?} of term {}",
-        replica.node,
-        replica.view.role,
-        replica.view.term
-    );
-    let last = append.entries.last().map_or(append.prev, |entry| entry.id);
-    let consecutive = last.index.0 == append.prev.index.0 + append.entries.len() as u64;
-    let ours = |id: LogId| id.index == LogIndex(0) || replica.written.includes(id);
-    require!(
-        consecutive && ours(append.prev) && ours(last),
-        LogMatching,
-        "leader {} sends entries {} to {last}, which are not those of its log",
-        replica.node,
-        append.prev
-    );
-    Ok(())
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::Invariant;
@@ -175,6 +177,7 @@ mod tests {
             round: 1,
             granted: true,
             rejected_by_lease: false,
+            disrupted: None,
         };
         message(term, MessageBody::RequestVoteReply(reply))
     }
@@ -196,7 +199,7 @@ mod tests {
         oracle.sending(0, NodeId(2), &granted(3)).unwrap_err();
         oracle.sending(0, NodeId(3), &granted(2)).unwrap();
         assert_breaks(
-            oracle.sending(1, NodeId(2), &granted(1)),
+            oracle.sending(1, NodeId(1), &granted(1)),
             Invariant::DurableBeforeReply,
         );
     }

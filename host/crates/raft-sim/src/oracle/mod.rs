@@ -101,6 +101,8 @@ pub struct Checks {
     pub messages: u64,
     /// Configuration changes judged.
     pub configurations: u64,
+    /// Joint configurations committed.
+    pub joint: u64,
     /// Read indexes judged.
     pub reads: u64,
     /// Answers judged.
@@ -190,10 +192,7 @@ impl Oracle {
         replica.io_sequence = None;
         replica.written_state = replica.durable_state;
         replica.applied = recovered.applied;
-        replica.view = View {
-            commit: LogIndex(0),
-            ..view
-        };
+        replica.view = view;
         require!(
             view.term >= recovered.hard_state.term,
             Monotonic,
@@ -208,12 +207,14 @@ impl Oracle {
             "node {} leads as soon as it is opened",
             replica.node
         );
-        self.finish(n, view)
+        self.committing(n)?;
+        self.finish(n)
     }
 
     /// A replica is gone: crashed, or shut down.
     pub fn closed(&mut self, n: usize) {
         let replica = &mut self.replicas[n];
+        replica.incarnation += 1;
         replica.view = View::CLOSED;
         replica.leading = None;
         replica.following = None;
@@ -253,6 +254,35 @@ impl Oracle {
         std::iter::once(committed)
             .chain(later)
             .map(|(_, members)| *members)
+    }
+
+    /// How many replicas lead, or think so.
+    #[must_use]
+    pub fn leading_nodes(&self) -> usize {
+        self.replicas
+            .iter()
+            .filter(|replica| replica.view.leads())
+            .count()
+    }
+
+    /// Whether the replica reported that it started to lead, and not that it stopped.
+    #[must_use]
+    pub fn has_started(&self, n: usize) -> bool {
+        self.replicas[n].leading.is_some()
+    }
+
+    /// The configuration in force at the replica's commit index, by its own log.
+    #[must_use]
+    pub fn committed_members_of(&self, n: usize) -> Members {
+        let replica = &self.replicas[n];
+        replica.members_at(replica.view.commit)
+    }
+
+    /// Hash chain of the state machine after the entry at `index`, if anybody applied it.
+    #[must_use]
+    pub fn chain_at(&self, index: LogIndex) -> Option<u64> {
+        let at = (index.0 as usize).checked_sub(1)?;
+        self.committed.get(at).map(|committed| committed.chain)
     }
 
     /// What the replica showed last.

@@ -62,6 +62,14 @@ pub struct Request {
     committed: LogIndex,
 }
 
+impl Request {
+    /// Whether it is a read whose index the core has confirmed.
+    #[must_use]
+    pub fn is_confirmed(&self) -> bool {
+        self.confirmed.is_some()
+    }
+}
+
 impl Oracle {
     /// Somebody asks a replica for something; returns the token.
     pub fn ask(&mut self, n: usize, ask: Ask, now_us: u64) -> u64 {
@@ -271,8 +279,9 @@ mod tests {
             ..view(Role::Leader, 1, 2)
         };
         oracle.begin(0, after).unwrap();
+        oracle.committing(0).unwrap();
         start_leading(oracle, 0, 1);
-        oracle.finish(0, after).unwrap();
+        oracle.finish(0).unwrap();
         token
     }
 

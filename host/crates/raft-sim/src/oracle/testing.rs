@@ -121,8 +121,9 @@ pub(super) fn commit_one(oracle: &mut Oracle) -> Entry {
     let entry = configuration(1, 1, &[1, 2, 3]);
     write_everywhere(oracle, &[0, 1], &append(1, vec![entry.clone()]));
     oracle.begin(0, view(Role::Leader, 1, 1)).unwrap();
+    oracle.committing(0).unwrap();
     start_leading(oracle, 0, 1);
-    oracle.finish(0, view(Role::Leader, 1, 1)).unwrap();
+    oracle.finish(0).unwrap();
     entry
 }
 

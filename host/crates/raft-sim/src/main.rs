@@ -1,0 +1,367 @@
+//! Command line of the simulator.
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use kontiki_raft::PlantedBug;
+use kontiki_raft_sim::effort;
+use kontiki_raft_sim::plan::Mode;
+use kontiki_raft_sim::run::{self, Batch, Caught, LINES_SHOWN, Outcome, Report};
+use kontiki_raft_sim::trace::Words;
+use kontiki_raft_sim::world::Setup;
+use serde_json::{Value, json};
+use std::process::ExitCode;
+
+/// Simulates whole Raft clusters by seed and checks every invariant after every step.
+///
+/// Exit codes: 0 all is well, 1 an invariant was broken (or a planted fault was not caught), 2 wrong
+/// arguments, 3 too little happened to prove anything.
+#[derive(Parser)]
+#[command(name = "kontiki-raft-sim", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run many seeds; stop at the first violation and say how to replay it
+    Run(RunArgs),
+    /// Run one seed again and show the end of its trace, or all of it
+    Replay(ReplayArgs),
+    /// Plant every deliberate fault in turn and run seeds until each is caught
+    Bugs(BugArgs),
+}
+
+#[derive(Args)]
+struct RunArgs {
+    /// Seeds to run
+    #[arg(long, default_value_t = 200, env = "KONTIKI_SIM_SEEDS")]
+    seeds: u64,
+    /// Steps of each seed before its liveness phase
+    #[arg(long, default_value_t = 20_000, env = "KONTIKI_SIM_STEPS")]
+    steps: u64,
+    /// First seed; the others follow
+    #[arg(long, default_value_t = 1)]
+    first_seed: u64,
+    /// Threads
+    #[arg(long, default_value_t = processors())]
+    jobs: usize,
+    /// Run each hundredth seed twice and compare the traces; 0 switches it off
+    #[arg(long, default_value_t = 100, value_name = "N")]
+    repeat_every: u64,
+    /// Go on after a failure and list all of them
+    #[arg(long)]
+    keep_going: bool,
+    /// Do not fail when too little happened
+    #[arg(long)]
+    no_gate: bool,
+    #[command(flatten)]
+    variant: Variant,
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Args)]
+struct ReplayArgs {
+    /// The seed
+    seed: u64,
+    /// Steps before the liveness phase, as in the run that failed
+    #[arg(long, default_value_t = 20_000, env = "KONTIKI_SIM_STEPS")]
+    steps: u64,
+    /// Print the whole trace instead of its end
+    #[arg(long)]
+    trace: bool,
+    /// Lines of the end of the trace
+    #[arg(long, default_value_t = LINES_SHOWN, conflicts_with = "trace")]
+    lines: usize,
+    #[command(flatten)]
+    variant: Variant,
+}
+
+#[derive(Args)]
+struct BugArgs {
+    /// Only these faults; all if none is named
+    #[arg(value_parser = parse_bug)]
+    bugs: Vec<PlantedBug>,
+    /// Seeds a fault may take instead of its own limit
+    #[arg(long)]
+    limit: Option<u64>,
+    /// Steps of each seed before its liveness phase
+    #[arg(long, default_value_t = 20_000, env = "KONTIKI_SIM_STEPS")]
+    steps: u64,
+    /// First seed
+    #[arg(long, default_value_t = 1)]
+    first_seed: u64,
+    /// Threads; with more than one the number of seeds is an upper bound
+    #[arg(long, default_value_t = processors())]
+    jobs: usize,
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Args, Clone, Copy)]
+struct Variant {
+    /// What to prove
+    #[arg(long, value_enum, default_value_t = ModeArg::Usual)]
+    mode: ModeArg,
+    /// Plant this fault in every core
+    #[arg(long, value_parser = parse_bug)]
+    bug: Option<PlantedBug>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum ModeArg {
+    /// Faults that Raft must survive
+    Usual,
+    /// Clocks beyond the drift bound: a violation must be found
+    BeyondDrift,
+    /// No faults: the gate must refuse the run
+    Calm,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// For people
+    Text,
+    /// One object
+    Json,
+}
+
+impl From<ModeArg> for Mode {
+    fn from(mode: ModeArg) -> Self {
+        match mode {
+            ModeArg::Usual => Self::Usual,
+            ModeArg::BeyondDrift => Self::BeyondDrift,
+            ModeArg::Calm => Self::Calm,
+        }
+    }
+}
+
+fn processors() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+fn parse_bug(name: &str) -> Result<PlantedBug, String> {
+    let known = PlantedBug::ALL.iter().copied();
+    let mut found = known.filter(|bug| format!("{bug:?}").eq_ignore_ascii_case(name));
+    found.next().ok_or_else(|| {
+        let names: Vec<String> = PlantedBug::ALL.iter().map(|b| format!("{b:?}")).collect();
+        format!("no such fault; there are {}", names.join(", "))
+    })
+}
+
+fn main() -> ExitCode {
+    // A panic of a core is reported as a violation of its seed, not on the way.
+    std::panic::set_hook(Box::new(|_| {}));
+    match Cli::parse().command {
+        Command::Run(args) => run_many(&args),
+        Command::Replay(args) => replay(&args),
+        Command::Bugs(args) => hunt_bugs(&args),
+    }
+}
+
+fn run_many(args: &RunArgs) -> ExitCode {
+    let batch = Batch {
+        first: args.first_seed,
+        seeds: args.seeds,
+        steps: args.steps,
+        mode: args.variant.mode.into(),
+        bug: args.variant.bug,
+        jobs: args.jobs,
+        repeat_every: args.repeat_every,
+        keep_going: args.keep_going,
+    };
+    let before = effort::cpu_seconds();
+    let report = batch.run();
+    let cpu_seconds = effort::cpu_seconds() - before;
+    let too_few = report.counters.too_few();
+    match args.output {
+        Output::Text => print_report(args, &report, cpu_seconds),
+        Output::Json => println!("{}", report_json(args, &report, cpu_seconds)),
+    }
+    if report.failure.is_some() {
+        return ExitCode::from(1);
+    }
+    if !args.no_gate && !too_few.is_empty() {
+        return ExitCode::from(3);
+    }
+    ExitCode::SUCCESS
+}
+
+fn print_report(args: &RunArgs, report: &Report, cpu_seconds: f64) {
+    let steps = report.counters.steps;
+    println!(
+        "{} seeds from {}, {steps} steps",
+        report.seeds, args.first_seed
+    );
+    println!(
+        "{cpu_seconds:.1} s of processor time, {:.1} million steps per processor minute",
+        effort::rate(steps, cpu_seconds)
+    );
+    println!(
+        "{} seeds run twice; trace hash {:016x}",
+        report.repeated, report.hash
+    );
+    for (name, count, _) in report.counters.rows() {
+        println!("  {name:<22} {count:>12}");
+    }
+    if args.keep_going {
+        for (seed, violation) in &report.failures {
+            println!("seed {seed}: {violation}");
+        }
+    }
+    if let Some(failure) = &report.failure {
+        print_failure(failure, &replay_command(args, failure.seed));
+        return;
+    }
+    let too_few = report.counters.too_few();
+    for (name, count, least) in &too_few {
+        println!("TOO FEW {name}: {count}, at least {least} are needed for this many steps");
+    }
+    if too_few.is_empty() {
+        println!("no violation, and enough happened to mean it");
+    }
+}
+
+fn replay_command(args: &RunArgs, seed: u64) -> String {
+    let mut command = format!(
+        "cargo run -p kontiki-raft-sim -- replay {seed} --steps {}",
+        args.steps
+    );
+    match args.variant.mode {
+        ModeArg::Usual => {}
+        ModeArg::BeyondDrift => command += " --mode beyond-drift",
+        ModeArg::Calm => command += " --mode calm",
+    }
+    if let Some(bug) = args.variant.bug {
+        command += &format!(" --bug {bug:?}");
+    }
+    command
+}
+
+fn print_failure(failure: &Outcome, command: &str) {
+    for line in &failure.lines {
+        println!("{line}");
+    }
+    println!(
+        "SEED {} FAILED after {} steps",
+        failure.seed, failure.counters.steps
+    );
+    if let Some(violation) = &failure.violation {
+        println!("{violation}");
+    }
+    println!("replay it with: {command}");
+}
+
+fn failure_json(failure: &Outcome, command: &str) -> Value {
+    let violation = failure.violation.as_ref();
+    json!({
+        "seed": failure.seed,
+        "invariant": violation.map(|v| format!("{:?}", v.invariant)),
+        "rule": violation.map(|v| v.invariant.text()),
+        "facts": violation.map(|v| v.facts.clone()),
+        "trace": failure.lines,
+        "replay": command,
+    })
+}
+
+fn report_json(args: &RunArgs, report: &Report, cpu_seconds: f64) -> Value {
+    let too_few = report.counters.too_few().into_iter();
+    let failure = report.failure.as_ref();
+    json!({
+        "seeds": report.seeds,
+        "first_seed": args.first_seed,
+        "steps": report.counters.steps,
+        "cpu_seconds": cpu_seconds,
+        "million_steps_per_cpu_minute": effort::rate(report.counters.steps, cpu_seconds),
+        "repeated_seeds": report.repeated,
+        "trace_hash": format!("{:016x}", report.hash),
+        "counters": report.counters.to_json(),
+        "too_few": too_few
+            .map(|(name, count, least)| json!({"name": name, "count": count, "least": least}))
+            .collect::<Vec<_>>(),
+        "failed_seeds": report.failures.iter().map(|(seed, _)| *seed).collect::<Vec<_>>(),
+        "failure": failure.map(|f| failure_json(f, &replay_command(args, f.seed))),
+    })
+}
+
+fn replay(args: &ReplayArgs) -> ExitCode {
+    let words = if args.trace {
+        Words::Print
+    } else {
+        Words::Last(args.lines)
+    };
+    let setup = Setup {
+        seed: args.seed,
+        steps: args.steps,
+        mode: args.variant.mode.into(),
+        bug: args.variant.bug,
+    };
+    let outcome = run::run_seed(setup, words);
+    for line in &outcome.lines {
+        println!("{line}");
+    }
+    println!(
+        "seed {}: {} steps, trace hash {:016x}",
+        outcome.seed, outcome.counters.steps, outcome.hash
+    );
+    match outcome.violation {
+        Some(violation) => {
+            println!("{violation}");
+            ExitCode::from(1)
+        }
+        None => {
+            println!("no violation");
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn hunt_bugs(args: &BugArgs) -> ExitCode {
+    let bugs = if args.bugs.is_empty() {
+        PlantedBug::ALL
+    } else {
+        &args.bugs
+    };
+    let mut caught = Vec::new();
+    for bug in bugs {
+        let limit = args.limit.unwrap_or_else(|| run::seeds_allowed(*bug));
+        let one = run::hunt(*bug, args.first_seed, limit, args.steps, args.jobs);
+        if args.output == Output::Text {
+            print_caught(&one);
+        }
+        caught.push(one);
+    }
+    let missed = caught.iter().filter(|one| one.seeds.is_none()).count();
+    match args.output {
+        Output::Text => println!("{} of {} caught", caught.len() - missed, caught.len()),
+        Output::Json => println!("{}", Value::from_iter(caught.iter().map(caught_json))),
+    }
+    ExitCode::from(u8::from(missed > 0))
+}
+
+fn print_caught(one: &Caught) {
+    let name = format!("{:?}", one.bug);
+    match (&one.seeds, &one.violation) {
+        (Some(seeds), Some(violation)) => println!(
+            "{name:<28} caught by seed {seeds:>4} of {:<5} {:?}",
+            one.limit, violation.invariant
+        ),
+        _ => println!(
+            "{name:<28} NOT CAUGHT in {} seeds, {} steps",
+            one.limit, one.steps
+        ),
+    }
+}
+
+fn caught_json(one: &Caught) -> Value {
+    let violation = one.violation.as_ref();
+    json!({
+        "bug": format!("{:?}", one.bug),
+        "seeds": one.seeds,
+        "limit": one.limit,
+        "steps": one.steps,
+        "invariant": violation.map(|v| format!("{:?}", v.invariant)),
+    })
+}

@@ -1,0 +1,228 @@
+//! Runs of seeds: one, many at once, again with words, and with planted faults.
+
+use crate::counters::Counters;
+use crate::oracle::{Check, Invariant, Violation};
+use crate::plan::Mode;
+use crate::random::mix;
+use crate::trace::Words;
+use crate::world::{Setup, World};
+use kontiki_raft::PlantedBug;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+
+/// Lines of trace shown with a violation.
+pub const LINES_SHOWN: usize = 50;
+
+/// What became of one seed.
+#[derive(Clone, Debug)]
+pub struct Outcome {
+    /// The seed.
+    pub seed: u64,
+    /// What happened in it.
+    pub counters: Counters,
+    /// Hash of its trace.
+    pub hash: u64,
+    /// The first violation, if there was one.
+    pub violation: Option<Violation>,
+    /// The last lines of the trace, if they were asked for.
+    pub lines: Vec<String>,
+}
+
+/// Runs one seed. A panic of the core is a violation.
+#[must_use]
+pub fn run_seed(setup: Setup, words: Words) -> Outcome {
+    let mut world = match World::new(setup, words) {
+        Ok(world) => world,
+        Err(violation) => return Outcome::stillborn(setup.seed, *violation),
+    };
+    let check = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        Check::Err(Box::new(Violation {
+            invariant: Invariant::Panic,
+            facts: text.unwrap_or_default(),
+        }))
+    });
+    Outcome {
+        seed: setup.seed,
+        counters: world.counters(),
+        hash: world.trace.hash(),
+        violation: check.err().map(|violation| *violation),
+        lines: world.trace.into_lines(),
+    }
+}
+
+impl Outcome {
+    fn stillborn(seed: u64, violation: Violation) -> Self {
+        Self {
+            seed,
+            counters: Counters::default(),
+            hash: 0,
+            violation: Some(violation),
+            lines: Vec::new(),
+        }
+    }
+}
+
+/// Many seeds.
+#[derive(Clone, Copy, Debug)]
+pub struct Batch {
+    /// First seed.
+    pub first: u64,
+    /// How many.
+    pub seeds: u64,
+    /// Steps of each before its liveness phase.
+    pub steps: u64,
+    /// What is to be proven.
+    pub mode: Mode,
+    /// A fault planted in every core.
+    pub bug: Option<PlantedBug>,
+    /// Threads.
+    pub jobs: usize,
+    /// Every how many seeds one is run twice, to compare the traces. Zero: never.
+    pub repeat_every: u64,
+    /// Run the other seeds too after one has failed.
+    pub keep_going: bool,
+}
+
+/// What became of many seeds.
+#[derive(Clone, Debug, Default)]
+pub struct Report {
+    /// Seeds that were run.
+    pub seeds: u64,
+    /// Seeds run twice.
+    pub repeated: u64,
+    /// Everything that happened.
+    pub counters: Counters,
+    /// Hash over the traces of all seeds, whatever their order.
+    pub hash: u64,
+    /// The failure with the lowest seed.
+    pub failure: Option<Outcome>,
+    /// All failures: seed and what was broken.
+    pub failures: Vec<(u64, Violation)>,
+}
+
+impl Batch {
+    fn setup(&self, seed: u64) -> Setup {
+        Setup {
+            seed,
+            steps: self.steps,
+            mode: self.mode,
+            bug: self.bug,
+        }
+    }
+
+    /// Runs the seeds on all threads; stops at the first failure. The failing seed is run again
+    /// with words.
+    #[must_use]
+    pub fn run(&self) -> Report {
+        let next = AtomicU64::new(0);
+        let failed = AtomicBool::new(false);
+        let report = Mutex::new(Report::default());
+        std::thread::scope(|scope| {
+            for _ in 0..self.jobs.max(1) {
+                scope.spawn(|| {
+                    while !failed.load(Ordering::Relaxed) {
+                        let n = next.fetch_add(1, Ordering::Relaxed);
+                        if n >= self.seeds {
+                            break;
+                        }
+                        let outcome = self.run_one(n);
+                        if outcome.violation.is_some() && !self.keep_going {
+                            failed.store(true, Ordering::Relaxed);
+                        }
+                        let mut report = report.lock().unwrap_or_else(|e| e.into_inner());
+                        report.take(outcome, self.repeats(n));
+                    }
+                });
+            }
+        });
+        let mut report = report.into_inner().unwrap_or_else(|e| e.into_inner());
+        if let Some(failure) = &mut report.failure {
+            let again = run_seed(self.setup(failure.seed), Words::Last(LINES_SHOWN));
+            failure.lines = again.lines;
+        }
+        report
+    }
+
+    fn repeats(&self, n: u64) -> bool {
+        self.repeat_every > 0 && n.is_multiple_of(self.repeat_every)
+    }
+
+    fn run_one(&self, n: u64) -> Outcome {
+        let setup = self.setup(self.first + n);
+        let mut outcome = run_seed(setup, Words::None);
+        if self.repeats(n) {
+            let again = run_seed(setup, Words::None);
+            if again.hash != outcome.hash || again.counters != outcome.counters {
+                outcome.violation = Some(Violation {
+                    invariant: Invariant::Determinism,
+                    facts: format!("trace hashes {:x} and {:x}", outcome.hash, again.hash),
+                });
+            }
+        }
+        outcome
+    }
+}
+
+impl Report {
+    fn take(&mut self, outcome: Outcome, repeated: bool) {
+        self.seeds += 1;
+        self.repeated += u64::from(repeated);
+        self.counters.add(&outcome.counters);
+        self.hash ^= mix(outcome.hash ^ outcome.seed);
+        if let Some(violation) = &outcome.violation {
+            self.failures.push((outcome.seed, violation.clone()));
+        }
+        let lowest = self.failure.as_ref().is_none_or(|f| outcome.seed < f.seed);
+        if outcome.violation.is_some() && lowest {
+            self.failure = Some(outcome);
+        }
+    }
+}
+
+/// How a planted fault was caught.
+#[derive(Clone, Debug)]
+pub struct Caught {
+    /// The fault.
+    pub bug: PlantedBug,
+    /// Seeds it took; none if they were not enough.
+    pub seeds: Option<u64>,
+    /// Seeds it may take.
+    pub limit: u64,
+    /// Steps it took.
+    pub steps: u64,
+    /// What gave it away.
+    pub violation: Option<Violation>,
+}
+
+/// Runs seeds with a planted fault until one fails.
+#[must_use]
+pub fn hunt(bug: PlantedBug, first: u64, limit: u64, steps: u64, jobs: usize) -> Caught {
+    let batch = Batch {
+        first,
+        seeds: limit,
+        steps,
+        mode: Mode::Usual,
+        bug: Some(bug),
+        jobs,
+        repeat_every: 0,
+        keep_going: false,
+    };
+    let report = batch.run();
+    let failure = report.failure;
+    Caught {
+        bug,
+        seeds: failure.as_ref().map(|outcome| outcome.seed + 1 - first),
+        limit,
+        steps: report.counters.steps,
+        violation: failure.and_then(|outcome| outcome.violation),
+    }
+}
+
+/// Seeds within which a planted fault must be caught.
+#[must_use]
+pub fn seeds_allowed(_bug: PlantedBug) -> u64 {
+    200
+}

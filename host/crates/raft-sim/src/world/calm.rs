@@ -1,0 +1,290 @@
+//! The liveness phase: the faults stop in a random connected core, the rest is left dead, cut off,
+//! or half cut off, and everything must come right.
+
+use super::{World, numbers, slots_of};
+use crate::members::{Members, Set, bit};
+use crate::oracle::{Answer, Check};
+use crate::require;
+use kontiki_raft::{Input, LogIndex, Role, Term};
+
+/// Steps after which a liveness phase is given up, whatever the clock says.
+const STEPS_MAX: u64 = 2_000_000;
+
+impl World {
+    pub(super) fn run_calm(&mut self) -> Check {
+        self.plan.switch_off_faults();
+        self.network.heal();
+        if self.plan.lose_majority {
+            self.lose_majority()?;
+        }
+        self.choose_core();
+        self.calm = true;
+        self.cut_off_the_rest()?;
+        self.mend_core()?;
+        let begun = self.now;
+        let written = self.oracle.requests().len();
+        self.until(
+            begun + self.leader_limit(),
+            "there is no leader",
+            Self::has_leader,
+        )?;
+        let limit = self.now + 20 * self.timeout_us() + self.work_limit();
+        self.until(limit, "no new write is acknowledged", |world| {
+            let new = world.oracle.requests()[written..].iter();
+            new.filter(|request| matches!(request.answer, Some(Answer::Applied(_))))
+                .count()
+                >= 3
+        })?;
+        self.clients_on = false;
+        let catch_up = self.plan.settings.catch_up_timeout.as_micros() as u64;
+        let limit = self.now + 20 * self.timeout_us() + 2 * catch_up + self.work_limit();
+        self.until(
+            limit,
+            "not everything is answered and equal",
+            Self::is_settled,
+        )?;
+        self.stays_settled()?;
+        self.counters.liveness_phases += 1;
+        if self.plan.lose_majority {
+            Ok(())
+        } else {
+            self.judge_history()
+        }
+    }
+
+    fn until(&mut self, limit: u64, what: &str, is_so: impl Fn(&Self) -> bool) -> Check {
+        let steps = self.counters.steps;
+        while !is_so(self) {
+            require!(
+                self.now < limit && self.counters.steps < steps + STEPS_MAX,
+                Liveness,
+                "{what} by {}; core nodes {:b}, members {:?}:{}",
+                crate::trace::At(limit),
+                self.core_nodes << 1,
+                self.oracle.members(),
+                self.describe()
+            );
+            self.step()?;
+        }
+        Ok(())
+    }
+
+    /// Longest election timeout in force, in simulated time.
+    fn timeout_us(&self) -> u64 {
+        let nodes = self.nodes.iter().map(|node| node.timeout_us);
+        nodes
+            .max()
+            .unwrap_or(0)
+            .max(self.plan.settings.election_timeout.as_micros() as u64)
+    }
+
+    /// Ten election timeouts, after the time for which voters still honour the last leader and the
+    /// last fault (a stalled disk, a late message) may last.
+    fn leader_limit(&self) -> u64 {
+        let drift = self.plan.settings.max_clock_drift.as_micros() as u64;
+        let timeout = self.timeout_us() + self.plan.latency_us.1 + 2 * self.plan.disk_us.1;
+        10 * timeout + self.timeout_us() + drift + self.plan.completion_delay_us * 10
+    }
+
+    /// Time to bring the last node up to date with the narrowest windows.
+    fn work_limit(&self) -> u64 {
+        let behind = self.oracle.commit_index().0 + 100;
+        let round = 2 * self.plan.latency_us.1
+            + 2 * self.plan.disk_us.1
+            + self.plan.completion_delay_us
+            + self.plan.apply_us.1;
+        4 * behind * round + 4 * self.plan.fetch_us
+    }
+
+    /// A random set of nodes that is a quorum of all that may be in force.
+    fn choose_core(&mut self) {
+        let living = slots_of(self.living());
+        self.core_nodes = living;
+        for _ in 0..8 {
+            let some = self.random.word() as u32 & living;
+            if self.random.chance(300_000) || some == 0 {
+                return;
+            }
+            if self.always_quorum(some << 1) {
+                self.core_nodes = some;
+                return;
+            }
+        }
+    }
+
+    fn cut_off_the_rest(&mut self) -> Check {
+        for n in 0..self.nodes.len() {
+            if self.core_nodes & (1 << n) != 0 {
+                continue;
+            }
+            let (to_core, from_core) = match self.random.below(4) {
+                0 => {
+                    self.crash(n)?;
+                    (true, true)
+                }
+                1 => (true, true),
+                2 => (true, false),
+                _ => (false, true),
+            };
+            for other in numbers(self.core_nodes) {
+                self.network.set_cut(n, other, to_core);
+                self.network.set_cut(other, n, from_core);
+            }
+        }
+        Ok(())
+    }
+
+    /// Everything in the core works again.
+    fn mend_core(&mut self) -> Check {
+        for n in numbers(self.core_nodes) {
+            self.resume(n)?;
+            let node = &mut self.nodes[n];
+            node.stalled_until = 0;
+            node.fail_next_write = false;
+            node.apply_slow = false;
+            node.apply_fails = false;
+            if !node.is_up() || node.stopped || node.disk.is_failed() {
+                self.crash(n)?;
+                self.open(n)?;
+            }
+            self.input(n, Input::SetReadOnly(false))?;
+            self.input(n, Input::SetPriority(100))?;
+        }
+        Ok(())
+    }
+
+    /// More than a minority dies for good; a survivor is told to go on without.
+    fn lose_majority(&mut self) -> Check {
+        let voters = self.voters() & slots_of(self.living());
+        if voters.count_ones() < 2 {
+            self.plan.lose_majority = false;
+            return Ok(());
+        }
+        let mut survivors = 1 << self.random.bit(voters);
+        let second = 1 << self.random.bit(voters);
+        if voters.count_ones() > 4 {
+            survivors |= second;
+        }
+        for n in numbers(slots_of(self.living()) & !survivors) {
+            self.destroy(n)?;
+        }
+        for n in numbers(survivors) {
+            self.crash(n)?;
+            self.open(n)?;
+        }
+        let best = numbers(survivors).max_by_key(|n| self.oracle.last_written(*n));
+        let Some(best) = best else {
+            return Ok(());
+        };
+        self.oracle.forgive(best);
+        let voters = numbers(survivors).fold(0, |mask, n| mask | bit(self.nodes[n].id));
+        let members = Members::stable(Set {
+            voters,
+            learners: 0,
+        });
+        self.oracle.force_members(members);
+        self.core_nodes = survivors;
+        self.order_reset(best, survivors)
+    }
+
+    fn has_leader(&self) -> bool {
+        self.settled_leader().is_some()
+    }
+
+    /// The member in the core that leads in the highest term of them and has committed in it. Nodes
+    /// that were removed may be ahead of all terms and know nothing of it.
+    fn settled_leader(&self) -> Option<usize> {
+        let members = slots_of(self.oracle.members().all()) & self.core_nodes;
+        let term = numbers(members).map(|n| self.oracle.view(n).term).max();
+        numbers(members).find(|n| {
+            let view = self.oracle.view(*n);
+            view.role == Role::Leader && Some(view.term) == term && self.oracle.has_started(*n)
+        })
+    }
+
+    fn is_settled(&self) -> bool {
+        let Some(leader) = self.settled_leader() else {
+            return false;
+        };
+        let members = slots_of(self.oracle.members().all());
+        let pending = self.oracle.requests().iter().zip(1u64..);
+        let pending = pending
+            .filter(|(request, _)| self.core_nodes & (1 << request.node) != 0)
+            .filter(|(_, token)| self.oracle.is_pending(*token))
+            // A confirmed read is the host's to serve; on a removed node nothing is applied.
+            .any(|(request, _)| !request.is_confirmed() || members & (1 << request.node) != 0);
+        !pending && self.members_equal(leader)
+    }
+
+    /// All members in the core follow and have applied everything committed.
+    fn members_equal(&self, leader: usize) -> bool {
+        let view = self.oracle.view(leader);
+        let commit = self.oracle.commit_index();
+        let members = slots_of(self.oracle.members().all()) & self.core_nodes;
+        let chain = self.oracle.chain_at(commit);
+        self.oracle.members().old.is_none()
+            && numbers(members).all(|n| {
+                let other = self.oracle.view(n);
+                let following = n == leader || other.leader == Some(self.nodes[leader].id);
+                other.term == view.term
+                    && following
+                    && self.applied(n) == commit
+                    && (commit == LogIndex(0) || chain == Some(self.nodes[n].machine.chain))
+            })
+    }
+
+    /// For ten more timeouts nobody in the core changes term, whatever the rest does.
+    fn stays_settled(&mut self) -> Check {
+        let Some(leader) = self.settled_leader() else {
+            return Ok(());
+        };
+        let term: Term = self.oracle.view(leader).term;
+        let until = self.now + 10 * self.timeout_us();
+        while self.now < until {
+            self.step()?;
+            require!(
+                self.oracle.view(leader).term == term
+                    && self.oracle.view(leader).role == Role::Leader,
+                Stability,
+                "node {} led in term {term}, but now:{}",
+                self.nodes[leader].id,
+                self.describe()
+            );
+        }
+        let leader_now = self.settled_leader();
+        require!(
+            leader_now == Some(leader) && self.members_equal(leader),
+            Stability,
+            "the members fell apart again:{}",
+            self.describe()
+        );
+        Ok(())
+    }
+
+    fn describe(&self) -> String {
+        let mut text = String::new();
+        for n in 0..self.nodes.len() {
+            let node = &self.nodes[n];
+            if node.wiped || (self.core_nodes & (1 << n) == 0 && !node.is_up()) {
+                continue;
+            }
+            text += &format!(
+                "\n  node {}{}: {:?}, applied {}, last {}",
+                node.id,
+                if node.is_up() { "" } else { " (down)" },
+                self.oracle.view(n),
+                self.applied(n),
+                self.oracle.last_written(n)
+            );
+        }
+        for (request, token) in self.oracle.requests().iter().zip(1u64..) {
+            if self.core_nodes & (1 << request.node) != 0 && self.oracle.is_pending(token) {
+                text += &format!(
+                    "\n  request {token} waits: {request:?} {:?}",
+                    self.orders.get(&token)
+                );
+            }
+        }
+        text
+    }
+}

@@ -1,0 +1,100 @@
+//! One simulated machine: a core, its clock, its disk, its state machine.
+
+use super::Happening;
+use crate::clock::Clock;
+use crate::disk::{Disk, Snapshot};
+use crate::machine::Machine;
+use kontiki_raft::{ApplyBatch, Core, LogIndex, MemberSet, NodeId, SnapshotMeta};
+use std::collections::VecDeque;
+
+/// Something for the state machine to do, in order.
+#[derive(Debug)]
+pub(super) enum Task {
+    /// Apply committed entries.
+    Apply(ApplyBatch),
+    /// Load a fetched snapshot.
+    Load(Snapshot),
+}
+
+/// A snapshot being fetched.
+#[derive(Debug)]
+pub(super) struct Fetch {
+    pub(super) number: u64,
+    pub(super) from: usize,
+    pub(super) meta: SnapshotMeta,
+}
+
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    /// None while the process is down.
+    pub(super) core: Option<Core>,
+    pub(super) clock: Clock,
+    pub(super) disk: Disk,
+    pub(super) machine: Machine,
+    /// Counts openings; what belongs to an earlier one is ignored.
+    pub(super) incarnation: u32,
+    pub(super) paused: bool,
+    /// Disk destroyed: never comes back.
+    pub(super) wiped: bool,
+    /// The core said it has stopped, or was told to: it must be opened anew.
+    pub(super) stopped: bool,
+    /// What happened to it while it was paused.
+    pub(super) held: Vec<Happening>,
+    pub(super) initial: MemberSet,
+    pub(super) tasks: VecDeque<Task>,
+    pub(super) working: bool,
+    pub(super) apply_fails: bool,
+    pub(super) apply_slow: bool,
+    /// Confirmed reads that wait for their index: (index, token).
+    pub(super) reads: Vec<(LogIndex, u64)>,
+    pub(super) saving: Option<Snapshot>,
+    pub(super) fetch: Option<Fetch>,
+    pub(super) fetches: u64,
+    pub(super) snapshot_index: LogIndex,
+    pub(super) stalled_until: u64,
+    pub(super) fail_next_write: bool,
+    /// Election timeout in force, for the liveness phase.
+    pub(super) timeout_us: u64,
+}
+
+impl Node {
+    pub(super) fn new(id: NodeId, clock: Clock, initial: MemberSet, timeout_us: u64) -> Self {
+        let members = crate::members::Members::stable(crate::members::Set::of(&initial));
+        Self {
+            id,
+            core: None,
+            clock,
+            disk: Disk::default(),
+            machine: Machine::new(members),
+            incarnation: 0,
+            paused: false,
+            wiped: false,
+            stopped: false,
+            held: Vec::new(),
+            initial,
+            tasks: VecDeque::new(),
+            working: false,
+            apply_fails: false,
+            apply_slow: false,
+            reads: Vec::new(),
+            saving: None,
+            fetch: None,
+            fetches: 0,
+            snapshot_index: LogIndex(0),
+            stalled_until: 0,
+            fail_next_write: false,
+            timeout_us,
+        }
+    }
+
+    /// Whether its process runs, be it stopped for a while.
+    pub(super) fn is_up(&self) -> bool {
+        self.core.is_some()
+    }
+
+    /// Whether it runs and does its work.
+    pub(super) fn is_well(&self) -> bool {
+        self.is_up() && !self.paused && !self.stopped && !self.disk.is_failed()
+    }
+}
