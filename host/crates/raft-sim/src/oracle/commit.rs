@@ -106,8 +106,10 @@ impl Oracle {
                     ),
                 );
             };
+            let by = replica.view.term;
             self.committed.push(Committed {
                 term,
+                by,
                 fingerprint: known.fingerprint,
                 chain: 0,
             });
@@ -188,7 +190,7 @@ impl Oracle {
             replica.node
         );
         require!(
-            members == Members::of(&meta.configuration),
+            last.index <= replica.forced_upto || members == Members::of(&meta.configuration),
             AppliedConfiguration,
             "node {}: snapshot {last} says {:?}, the log {members:?}",
             replica.node,
@@ -266,6 +268,10 @@ impl Oracle {
                 index <= written.start().index || written.term_at(index) == Some(c.term)
             })
             .count();
+        // The dead may have led, and written, in terms that no survivor ever heard of.
+        let term = self.replicas[survivor].view.term;
+        self.leaders.truncate(term.0 as usize + 1);
+        self.registry.forget_after(term);
         self.committed.truncate(kept);
         let last = LogIndex(kept as u64);
         self.committed_members.retain(|(index, _)| *index <= last);

@@ -69,7 +69,10 @@ impl Oracle {
                 index,
                 configuration,
             } => {
-                // Judged in `finish`-order: the commit it belongs to may be the first of its kind.
+                // What a forced membership overrides is committed all the same.
+                if *index <= self.replicas[n].forced_upto {
+                    return Ok(());
+                }
                 let known = self.replicas[n].members_at(*index);
                 require!(
                     known == Members::of(configuration) && known.old.is_none(),

@@ -33,6 +33,16 @@ impl Registry {
             .copied()
     }
 
+    /// Forgets the entries of later terms.
+    pub(super) fn forget_after(&mut self, term: Term) {
+        for (first, more) in &mut self.slots {
+            more.retain(|known| known.term <= term);
+            if first.term > term {
+                *first = more.pop().unwrap_or_default();
+            }
+        }
+    }
+
     fn meet(&mut self, entry: &Entry, before: Term) -> Check {
         let index = entry.id.index.0 as usize;
         if self.slots.len() <= index {
@@ -93,6 +103,7 @@ impl Oracle {
             let forced = (*upto, Members::of(configuration));
             replica.configurations.retain(|(index, _)| index > upto);
             replica.configurations.insert(0, forced);
+            replica.forced_upto = *upto;
         }
         require!(
             persist.entries.is_empty() || replica.written.last().index == persist.io.last_index,

@@ -61,6 +61,8 @@ struct Replica {
     /// Configurations along `written`, ascending; the first stands for everything before.
     configurations: Vec<(LogIndex, Members)>,
     initial: Members,
+    /// A forced membership overrides the log's up to here.
+    forced_upto: LogIndex,
     durable: TermLog,
     durable_state: HardState,
     /// Last entry of the newest published snapshot.
@@ -81,6 +83,8 @@ struct Replica {
 #[derive(Clone, Copy, Debug)]
 struct Committed {
     term: Term,
+    /// Term of the leader that was the first to commit it.
+    by: Term,
     fingerprint: u64,
     /// Hash chain of the state machine after it; zero until somebody applied it.
     chain: u64,
@@ -155,6 +159,7 @@ impl Oracle {
             written: TermLog::default(),
             configurations: vec![(LogIndex(0), initial)],
             initial,
+            forced_upto: LogIndex(0),
             durable: TermLog::default(),
             durable_state: HardState::default(),
             snapshot: LogId::default(),

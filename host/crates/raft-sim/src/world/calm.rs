@@ -12,7 +12,9 @@ const STEPS_MAX: u64 = 2_000_000;
 
 impl World {
     pub(super) fn run_calm(&mut self) -> Check {
+        let lose_majority = self.plan.lose_majority;
         self.plan.switch_off_faults();
+        self.plan.lose_majority = lose_majority;
         self.network.heal();
         if self.plan.lose_majority {
             self.lose_majority()?;
@@ -28,7 +30,9 @@ impl World {
             "there is no leader",
             Self::has_leader,
         )?;
-        let limit = self.now + 20 * self.timeout_us() + self.work_limit();
+        // The clients must find the leader first, mostly by asking one node after the other.
+        let search = 100 * (20 * self.plan.think_us + self.plan.patience_us);
+        let limit = self.now + 20 * self.timeout_us() + self.work_limit() + search;
         self.until(limit, "no new write is acknowledged", |world| {
             let new = world.oracle.requests()[written..].iter();
             new.filter(|request| matches!(request.answer, Some(Answer::Applied(_))))
@@ -160,6 +164,7 @@ impl World {
             self.plan.lose_majority = false;
             return Ok(());
         }
+        self.fenced = true;
         let mut survivors = 1 << self.random.bit(voters);
         let second = 1 << self.random.bit(voters);
         if voters.count_ones() > 4 {

@@ -47,7 +47,13 @@ impl World {
     }
 
     fn next_turn(&mut self, client: usize) {
-        let at = self.now + 1 + self.random.below(self.plan.think_us * 2);
+        // Without a leader there is no hurry: steps spent on refusals prove little.
+        let hurry = if self.clients[client].hint.is_some() {
+            2
+        } else {
+            10
+        };
+        let at = self.now + 1 + self.random.below(self.plan.think_us * hurry);
         self.queue.push(at, Happening::Turn { client });
     }
 

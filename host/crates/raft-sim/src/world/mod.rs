@@ -134,6 +134,9 @@ pub struct World {
     core_nodes: u32,
     clients_on: bool,
     late_wakes: u32,
+    /// Messages of destroyed nodes do not arrive any more: before a membership is forced, an
+    /// operator makes sure that the dead are dead.
+    fenced: bool,
 }
 
 impl World {
@@ -167,6 +170,7 @@ impl World {
             core_nodes: 0,
             clients_on: true,
             late_wakes: 0,
+            fenced: false,
             plan,
             random,
         };
@@ -317,6 +321,12 @@ impl World {
             } => (*node, *incarnation),
             _ => return Ok(()),
         };
+        if let Happening::Deliver { from, .. } = &happening
+            && self.fenced
+            && self.nodes[*from].wiped
+        {
+            return Ok(());
+        }
         let node = &mut self.nodes[n];
         if !node.is_up() || node.incarnation != incarnation {
             return Ok(());
