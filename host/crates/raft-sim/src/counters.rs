@@ -28,7 +28,7 @@ macro_rules! counters {
 counters! {
     steps 0 "Inputs handled by any core.",
     crashes 100 "Nodes that died at a random moment.",
-    crash_points 100 "Nodes that died between the effects of one input.",
+    crash_points 20 "Nodes that died between the effects of one input.",
     power_cuts 10 "Times all nodes died at once.",
     writes_lost 100 "Writes lost in a crash.",
     writes_failed 10 "Writes that failed.",

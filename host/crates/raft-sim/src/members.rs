@@ -95,6 +95,12 @@ impl Members {
         self.current.is_majority(nodes) && self.old.is_none_or(|old| old.is_majority(nodes))
     }
 
+    /// Whether a change is under way.
+    #[must_use]
+    pub fn is_joint(self) -> bool {
+        self.old.is_some()
+    }
+
     /// Every member of either set.
     #[must_use]
     pub fn all(self) -> u32 {

@@ -219,8 +219,48 @@ impl Plan {
             settings,
         };
         plan.weights[Strike::Heal as usize] = random.pick(&[1, 3, 8]);
+        match random.below(8) {
+            0 | 1 => plan.make_stormy(random),
+            2 => plan.make_sluggish(random),
+            _ => {}
+        }
         plan.apply_mode();
         plan
+    }
+
+    /// Leaders change all the time, and messages arrive long after their term is over.
+    fn make_stormy(&mut self, random: &mut Random) {
+        let timeout_us = self.settings.election_timeout.as_micros() as u64;
+        self.voters = self.voters.clamp(3, 5);
+        self.strike_every_us = timeout_us / random.between(2, 6);
+        self.fault_us = timeout_us * 2;
+        self.latency_tail_ppm = random.pick(&[50_000, 200_000]);
+        self.latency_tail_us = timeout_us * random.between(2, 8);
+        self.in_order = false;
+        self.think_us = timeout_us / 30;
+        self.stray_ppm = 300_000;
+        self.read_ppm = self.read_ppm.max(200_000);
+        for (strike, weight) in [
+            (Strike::Campaign, 4),
+            (Strike::Transfer, 4),
+            (Strike::IsolateLeader, 4),
+            (Strike::PauseLeader, 2),
+            (Strike::OneWay, 2),
+            (Strike::Crash, 4),
+            (Strike::Heal, 8),
+        ] {
+            self.weights[strike as usize] = weight;
+        }
+    }
+
+    /// Disks take as long as elections, and say so late: many writes are under way at once.
+    fn make_sluggish(&mut self, random: &mut Random) {
+        let timeout_us = self.settings.election_timeout.as_micros() as u64;
+        self.make_stormy(random);
+        self.disk_us = (1, timeout_us * random.between(1, 4) / 4);
+        self.completion_each = true;
+        self.completion_delay_us = timeout_us;
+        self.settings.disk_stall_timeout = Duration::ZERO;
     }
 
     fn apply_mode(&mut self) {
@@ -241,7 +281,7 @@ impl Plan {
         }
     }
 
-    /// Every rate to zero; what is slow stays slow.
+    /// Every rate to zero; what is a little slow stays so.
     pub fn switch_off_faults(&mut self) {
         let rates = [
             &mut self.latency_tail_ppm,
@@ -259,6 +299,10 @@ impl Plan {
         }
         self.weights = [0; STRIKES.len()];
         self.lose_majority = false;
+        // A disk that takes longer than an election is a fault too: nobody could be elected.
+        let quick = self.settings.election_timeout.as_micros() as u64 / 20;
+        self.disk_us = (self.disk_us.0.min(quick), self.disk_us.1.min(quick));
+        self.completion_delay_us = self.completion_delay_us.min(quick);
     }
 }
 

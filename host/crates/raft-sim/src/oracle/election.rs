@@ -82,8 +82,9 @@ impl Oracle {
         self.leaders.get(term.0 as usize).copied().flatten()
     }
 
-    /// A node that knows itself removed must not lead: neither the configuration committed by its
-    /// own log nor a later one in it names it as a voter.
+    /// A node that knows itself removed must not lead: neither the stable configuration committed by
+    /// its own log nor a later one in it names it as a voter. (While joint it may: whoever was a
+    /// voter must be able to finish a change that a dead leader left behind.)
     pub(super) fn check_member_leads(&self, n: usize) -> Check {
         let replica = &self.replicas[n];
         let (view, node) = (replica.view, replica.node);
@@ -92,6 +93,7 @@ impl Oracle {
         let is_voter = |members: Members| members.voters() & bit(node) != 0;
         require!(
             !view.leads()
+                || replica.members_at(view.commit).is_joint()
                 || is_voter(replica.members_at(view.commit))
                 || later.any(|(_, members)| is_voter(*members)),
             ConfigurationSafety,

@@ -136,6 +136,10 @@ impl Oracle {
         };
         let replica = &mut self.replicas[n];
         let old = std::mem::replace(&mut replica.written_state, new);
+        if new != old && new.voted_for == Some(replica.node) {
+            let (_, members) = replica.members_in_force();
+            replica.campaign = (new.term, members.is_quorum(replica.promised.1));
+        }
         require!(
             new.term >= old.term,
             Monotonic,
@@ -226,6 +230,13 @@ impl Oracle {
                 || !matches!(entry.kind, EntryKind::Command(_)),
             Transfer,
             "node {} takes command {} while it hands leadership over",
+            replica.node,
+            entry.id
+        );
+        require!(
+            !own || !replica.read_only || !matches!(entry.kind, EntryKind::Command(_)),
+            ReadOnly,
+            "node {} takes command {} while it is read-only",
             replica.node,
             entry.id
         );
@@ -493,6 +504,39 @@ mod tests {
         oracle.begin(0, view(Role::Transferring, 1, 1)).unwrap();
         let taken = oracle.persisting(0, &append(2, vec![command(1, 2, 7)]));
         assert_breaks(taken, Invariant::Transfer);
+    }
+
+    #[test]
+    fn a_command_taken_while_read_only_is_found() {
+        let mut oracle = three();
+        lead(&mut oracle, 0, 1);
+        commit_one(&mut oracle);
+        oracle.set_read_only(0, true);
+        let taken = oracle.persisting(0, &append(2, vec![command(1, 2, 7)]));
+        assert_breaks(taken, Invariant::ReadOnly);
+    }
+
+    #[test]
+    fn a_copy_that_is_counted_but_not_there_is_found() {
+        let mut oracle = three();
+        lead(&mut oracle, 0, 1);
+        commit_one(&mut oracle);
+        let peer = |node, index| kontiki_raft::PeerStatus {
+            node: NodeId(node),
+            voter: true,
+            state: kontiki_raft::PeerState::Replicate,
+            match_index: LogIndex(index),
+            next_index: LogIndex(index + 1),
+            inflight_messages: 0,
+            inflight_size_bytes: 0,
+            last_contact: None,
+            read_only: false,
+        };
+        assert_breaks(oracle.matching(0, &[peer(2, 1)]), Invariant::MatchIndex);
+        oracle.replicas[1].acknowledged = (Term(1), LogIndex(1));
+        oracle.replicas[2].acknowledged = (Term(1), LogIndex(1));
+        oracle.matching(0, &[peer(2, 1), peer(3, 0)]).unwrap();
+        assert_breaks(oracle.matching(0, &[peer(3, 1)]), Invariant::MatchIndex);
     }
 
     #[test]

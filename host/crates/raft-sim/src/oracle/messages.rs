@@ -1,6 +1,7 @@
 //! What may leave a replica.
 
 use super::{Check, Oracle, Replica};
+use crate::members::bit;
 use crate::require;
 use kontiki_raft::{
     AppendEntries, AppendEntriesReply, LogId, LogIndex, Message, MessageBody, NodeId, Term,
@@ -11,8 +12,9 @@ impl Oracle {
     ///
     /// # Errors
     /// It shows what is not durable, or is not true.
-    pub fn sending(&mut self, n: usize, to: NodeId, message: &Message) -> Check {
+    pub fn sending(&mut self, n: usize, to: NodeId, message: &Message, now_us: u64) -> Check {
         self.checks.messages += 1;
+        self.note_promise(n, to, message, now_us);
         let replica = &self.replicas[n];
         let term = message.term;
         require!(
@@ -26,6 +28,7 @@ impl Oracle {
             MessageBody::RequestVote(request) => {
                 check_durable_vote(replica, term, replica.node, "asks for votes")?;
                 check_last(replica, request.last)?;
+                self.check_promised(n, term, request.forced)?;
             }
             MessageBody::RequestVoteReply(reply) if reply.granted => {
                 check_durable_vote(replica, term, to, "votes")?;
@@ -39,10 +42,18 @@ impl Oracle {
                 replica.node,
                 reply.last_included
             ),
-            MessageBody::ReadIndexReply(reply) => {
-                if reply.index.is_some() {
-                    self.check_may_serve_reads(n)?;
-                }
+            MessageBody::TimeoutNow(order) if !order.leader_stepped_down => {
+                let target = self.replica_of(to);
+                let last = replica.written.last();
+                require!(
+                    target.is_some_and(|target| target.covers(last)),
+                    Transfer,
+                    "node {} hands over to {to}, which lacks {last}",
+                    replica.node
+                );
+            }
+            MessageBody::ReadIndexReply(reply) if reply.index.is_some() => {
+                self.check_may_serve_reads(n)?;
             }
             _ => {}
         }
@@ -55,6 +66,58 @@ impl Oracle {
             replica.durable_state.term
         );
         Ok(())
+    }
+
+    /// Remembers what other messages will be judged by.
+    fn note_promise(&mut self, n: usize, to: NodeId, message: &Message, now_us: u64) {
+        let node = self.replicas[n].node;
+        match &message.body {
+            MessageBody::RequestVote(request) if request.pre_vote => {
+                let promised = &mut self.replicas[n].promised;
+                if promised.0 != request.round {
+                    *promised = (request.round, bit(node));
+                }
+            }
+            MessageBody::RequestVoteReply(reply) if reply.pre_vote && reply.granted => {
+                let candidate = self.replicas.iter_mut().find(|other| other.node == to);
+                if let Some(candidate) = candidate.filter(|c| c.promised.0 == reply.round) {
+                    candidate.promised.1 |= bit(node);
+                }
+            }
+            MessageBody::AppendEntriesReply(reply) if reply.conflict.is_none() => {
+                self.replicas[n].acknowledge(message.term, reply.index);
+            }
+            MessageBody::InstallSnapshotReply(reply) if reply.installed => {
+                self.replicas[n].acknowledge(message.term, reply.last_included.index);
+            }
+            MessageBody::HeartbeatReply(_) => {
+                self.replicas[n].answered_heartbeat = Some((now_us, to, message.term));
+            }
+            _ => {}
+        }
+    }
+
+    fn check_promised(&self, n: usize, term: Term, forced: bool) -> Check {
+        let replica = &self.replicas[n];
+        let (of, promised) = replica.campaign;
+        require!(
+            forced || !self.gives_up || of != term || promised,
+            PreVote,
+            "node {} asks for votes of term {term} without the promise of a quorum",
+            replica.node
+        );
+        Ok(())
+    }
+
+    /// Who answered a heartbeat of this leader in its term, at `since_us` or later.
+    pub(super) fn heard_since(&self, n: usize, since_us: u64) -> u32 {
+        let leader = &self.replicas[n];
+        let (node, term) = (leader.node, leader.view.term);
+        let answers = |other: &Replica| {
+            let answer = other.answered_heartbeat;
+            answer.is_some_and(|(at, to, of)| at >= since_us && to == node && of == term)
+        };
+        self.mask(answers) | bit(node)
     }
 
     fn check_append_reply(&self, n: usize, term: Term, reply: &AppendEntriesReply) -> Check {
@@ -133,6 +196,17 @@ impl Oracle {
     }
 }
 
+impl Replica {
+    fn acknowledge(&mut self, term: Term, index: LogIndex) {
+        let (of, before) = self.acknowledged;
+        if term > of {
+            self.acknowledged = (term, index);
+        } else if term == of {
+            self.acknowledged.1 = before.max(index);
+        }
+    }
+}
+
 fn check_durable_vote(replica: &Replica, term: Term, candidate: NodeId, does: &str) -> Check {
     require!(
         replica.votes.contains(&(term, candidate)),
@@ -162,7 +236,9 @@ mod tests {
     use super::super::Invariant;
     use super::super::testing::*;
     use super::*;
-    use kontiki_raft::{ReadIndexReply, RequestVoteReply, Role, Token};
+    use kontiki_raft::{
+        HardState, Persist, ReadIndexReply, RequestVote, RequestVoteReply, Role, TimeoutNow, Token,
+    };
 
     fn message(term: u64, body: MessageBody) -> Message {
         Message {
@@ -196,10 +272,10 @@ mod tests {
     fn a_vote_that_is_not_durable_is_found() {
         let mut oracle = three();
         vote(&mut oracle, 0, 2, 3);
-        oracle.sending(0, NodeId(2), &granted(3)).unwrap_err();
-        oracle.sending(0, NodeId(3), &granted(2)).unwrap();
+        oracle.sending(0, NodeId(2), &granted(3), 1).unwrap_err();
+        oracle.sending(0, NodeId(3), &granted(2), 1).unwrap();
         assert_breaks(
-            oracle.sending(1, NodeId(1), &granted(1)),
+            oracle.sending(1, NodeId(1), &granted(1), 1),
             Invariant::DurableBeforeReply,
         );
     }
@@ -211,7 +287,7 @@ mod tests {
         oracle
             .persisting(1, &append(1, vec![command(1, 1, 7)]))
             .unwrap();
-        let early = oracle.sending(1, NodeId(1), &acknowledged(1, 1));
+        let early = oracle.sending(1, NodeId(1), &acknowledged(1, 1), 1);
         assert_breaks(early, Invariant::AppendAcknowledged);
     }
 
@@ -224,8 +300,64 @@ mod tests {
             .persisting(0, &append(1, vec![configuration(2, 1, &[1, 2, 3])]))
             .unwrap();
         vote(&mut oracle, 1, 2, 1);
-        let wrong = oracle.sending(1, NodeId(1), &acknowledged(2, 1));
+        let wrong = oracle.sending(1, NodeId(1), &acknowledged(2, 1), 1);
         assert_breaks(wrong, Invariant::AppendAcknowledged);
+    }
+
+    fn requests(round: u64, pre_vote: bool) -> Message {
+        let request = RequestVote {
+            pre_vote,
+            last: LogId::default(),
+            round,
+            forced: false,
+            disrupted_leader: None,
+            priority: 100,
+        };
+        message(2, MessageBody::RequestVote(request))
+    }
+
+    fn promise(round: u64) -> Message {
+        let reply = RequestVoteReply {
+            pre_vote: true,
+            round,
+            granted: true,
+            rejected_by_lease: false,
+            disrupted: None,
+        };
+        message(1, MessageBody::RequestVoteReply(reply))
+    }
+
+    #[test]
+    fn a_promise_of_an_older_round_does_not_count() {
+        let mut oracle = three();
+        oracle.sending(0, NodeId(2), &requests(7, true), 1).unwrap();
+        oracle.sending(0, NodeId(2), &requests(8, true), 2).unwrap();
+        oracle.sending(1, NodeId(1), &promise(7), 3).unwrap();
+        let hard_state = Some(HardState {
+            term: Term(2),
+            voted_for: Some(NodeId(1)),
+        });
+        let vote = Persist {
+            hard_state,
+            ..append(1, vec![])
+        };
+        write_everywhere(&mut oracle, &[0], &vote);
+        let early = oracle.sending(0, NodeId(2), &requests(9, false), 4);
+        assert_breaks(early, Invariant::PreVote);
+    }
+
+    #[test]
+    fn a_transfer_to_a_node_that_lags_is_found() {
+        let mut oracle = three();
+        lead(&mut oracle, 0, 1);
+        commit_one(&mut oracle);
+        let order = TimeoutNow {
+            leader_stepped_down: false,
+        };
+        let order = message(1, MessageBody::TimeoutNow(order));
+        oracle.sending(0, NodeId(2), &order, 1).unwrap();
+        let lags = oracle.sending(0, NodeId(3), &order, 1);
+        assert_breaks(lags, Invariant::Transfer);
     }
 
     #[test]
@@ -243,6 +375,7 @@ mod tests {
             0,
             NodeId(2),
             &message(1, MessageBody::AppendEntries(append)),
+            1,
         );
         assert_breaks(sent, Invariant::LogMatching);
     }
@@ -260,6 +393,7 @@ mod tests {
             0,
             NodeId(2),
             &message(1, MessageBody::ReadIndexReply(reply)),
+            1,
         );
         assert_breaks(sent, Invariant::ReadBeforeCommit);
     }

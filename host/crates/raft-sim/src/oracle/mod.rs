@@ -19,7 +19,7 @@ pub use violation::{Check, Invariant, Violation, broken};
 
 use crate::members::{Members, bit};
 use crate::require;
-use kontiki_raft::{HardState, LogId, LogIndex, NodeId, Recovered, Role, Term};
+use kontiki_raft::{HardState, LogId, LogIndex, NodeId, PeerStatus, Recovered, Role, Term};
 use log::Registry;
 
 /// What a replica shows after each step, cheap to take.
@@ -77,6 +77,16 @@ struct Replica {
     /// Term and vote last ordered to be written.
     written_state: HardState,
     applied: LogIndex,
+    /// An operator made it read-only.
+    read_only: bool,
+    /// When it last answered a heartbeat, whose, and in which term.
+    answered_heartbeat: Option<(u64, NodeId, Term)>,
+    /// Highest index it acknowledged to the leader of the last term in which it did.
+    acknowledged: (Term, LogIndex),
+    /// Its last round of pre-votes, and who promised a vote in it.
+    promised: (u64, u32),
+    /// Term in which it last voted for itself, and whether a quorum had promised to follow.
+    campaign: (Term, bool),
 }
 
 /// An entry known to be committed.
@@ -124,6 +134,8 @@ pub struct Oracle {
     committed: Vec<Committed>,
     /// Committed configurations, ascending; starts with the initial one at zero.
     committed_members: Vec<(LogIndex, Members)>,
+    /// Whether candidates give up after a vote timeout; else they skip further pre-votes.
+    gives_up: bool,
     /// Leader of each term that had one.
     leaders: Vec<Option<NodeId>>,
     requests: Vec<Request>,
@@ -134,14 +146,16 @@ pub struct Oracle {
 }
 
 impl Oracle {
-    /// A judge of a group that begins with these members.
+    /// A judge of a group that begins with these members. `gives_up` is the setting
+    /// `step_down_on_vote_timeout`.
     #[must_use]
-    pub fn new(initial: Members) -> Self {
+    pub fn new(initial: Members, gives_up: bool) -> Self {
         Self {
             replicas: Vec::new(),
             registry: Registry::default(),
             committed: Vec::new(),
             committed_members: vec![(LogIndex(0), initial)],
+            gives_up,
             leaders: Vec::new(),
             requests: Vec::new(),
             completed: LogIndex(0),
@@ -170,6 +184,11 @@ impl Oracle {
             io_sequence: None,
             written_state: HardState::default(),
             applied: LogIndex(0),
+            read_only: false,
+            answered_heartbeat: None,
+            acknowledged: (Term(0), LogIndex(0)),
+            promised: (0, 0),
+            campaign: (Term(0), false),
         });
     }
 
@@ -197,6 +216,7 @@ impl Oracle {
         replica.io_sequence = None;
         replica.written_state = replica.durable_state;
         replica.applied = recovered.applied;
+        replica.read_only = false;
         replica.view = view;
         require!(
             view.term >= recovered.hard_state.term,
@@ -223,6 +243,11 @@ impl Oracle {
         replica.view = View::CLOSED;
         replica.leading = None;
         replica.following = None;
+    }
+
+    /// An operator makes a replica read-only, or writable again.
+    pub fn set_read_only(&mut self, n: usize, read_only: bool) {
+        self.replicas[n].read_only = read_only;
     }
 
     /// Last index known to be committed.
@@ -310,6 +335,48 @@ impl Oracle {
 
     fn replica_of(&self, node: NodeId) -> Option<&Replica> {
         self.replicas.iter().find(|replica| replica.node == node)
+    }
+
+    /// What a leader believes of its followers must be so.
+    ///
+    /// # Errors
+    /// It counts a copy that is not there.
+    pub fn matching(&self, n: usize, peers: &[PeerStatus]) -> Check {
+        let leader = &self.replicas[n];
+        for peer in peers {
+            let Some(follower) = self.replica_of(peer.node) else {
+                continue;
+            };
+            let index = peer.match_index;
+            let (of, acknowledged) = follower.acknowledged;
+            let known = if of == leader.view.term {
+                acknowledged
+            } else {
+                LogIndex(0)
+            };
+            require!(
+                of > leader.view.term || index <= known,
+                MatchIndex,
+                "leader {} of term {} counts {index} for node {}, which acknowledged {known} in that term",
+                leader.node,
+                leader.view.term,
+                peer.node
+            );
+            let Some(term) = leader.written.term_at(index) else {
+                continue;
+            };
+            require!(
+                follower.durable_state.term != leader.view.term
+                    || follower.covers(LogId::new(term, index)),
+                MatchIndex,
+                "leader {} of term {} counts {index} of term {term} for node {}, which durably has {}",
+                leader.node,
+                leader.view.term,
+                peer.node,
+                follower.durable.last()
+            );
+        }
+        Ok(())
     }
 
     /// Mask of the replicas of which `holds` is true.

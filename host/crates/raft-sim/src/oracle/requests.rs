@@ -20,6 +20,8 @@ pub enum Ask {
     Read {
         /// Register.
         key: u8,
+        /// It must be confirmed by a quorum, not by a lease.
+        by_quorum: bool,
     },
     /// Anything an operator asks for.
     Order,
@@ -123,11 +125,33 @@ impl Oracle {
             "request {token} got a read index twice, or is no read: {request:?}"
         );
         request.confirmed = Some(index);
+        let request = *request;
         require!(
             index >= request.floor,
             ReadIndex,
             "read {token} may be served at {index}, but {} was completed before it began",
             request.floor
+        );
+        self.check_confirmed(n, token, request)
+    }
+
+    /// A leader that confirms a read by quorum has heard from one since it was asked.
+    fn check_confirmed(&self, n: usize, token: u64, request: Request) -> Check {
+        let Ask::Read {
+            by_quorum: true, ..
+        } = request.ask
+        else {
+            return Ok(());
+        };
+        if !self.replicas[n].view.leads() {
+            return Ok(());
+        }
+        let heard = self.heard_since(n, request.asked_us);
+        let (_, members) = self.replicas[n].members_in_force();
+        require!(
+            members.is_quorum(heard),
+            ReadConfirmed,
+            "read {token} is confirmed, but only {heard:b} answered since it was asked"
         );
         Ok(())
     }
@@ -263,10 +287,13 @@ mod tests {
     use super::super::testing::*;
     use super::super::{Invariant, View};
     use super::*;
-    use kontiki_raft::Role;
+    use kontiki_raft::{HeartbeatReply, Message, MessageBody, NodeId, Role, Term};
 
     const WRITE: Ask = Ask::Write { key: 0 };
-    const READ: Ask = Ask::Read { key: 0 };
+    const READ: Ask = Ask::Read {
+        key: 0,
+        by_quorum: true,
+    };
 
     fn committed_write(oracle: &mut Oracle) -> u64 {
         lead(oracle, 0, 1);
@@ -328,6 +355,27 @@ mod tests {
         oracle.read_ready(1, read, LogIndex(2)).unwrap();
         let stale = oracle.answered(1, read, Answer::Served(LogIndex(1), 0), 4);
         assert_breaks(stale, Invariant::ReadIndex);
+    }
+
+    #[test]
+    fn a_read_confirmed_by_answers_from_before_it_is_found() {
+        let mut oracle = three();
+        committed_write(&mut oracle);
+        let reply = HeartbeatReply {
+            round: 1,
+            read_only: false,
+        };
+        let reply = Message {
+            term: Term(1),
+            body: MessageBody::HeartbeatReply(reply),
+        };
+        oracle.sending(1, NodeId(1), &reply, 5).unwrap();
+        let read = oracle.ask(0, READ, 6);
+        let early = oracle.read_ready(0, read, LogIndex(2));
+        assert_breaks(early, Invariant::ReadConfirmed);
+        let read = oracle.ask(0, READ, 7);
+        oracle.sending(1, NodeId(1), &reply, 8).unwrap();
+        oracle.read_ready(0, read, LogIndex(2)).unwrap();
     }
 
     #[test]

@@ -19,7 +19,7 @@ pub(super) fn members(voters: &[u64]) -> Members {
 /// Five replicas, of which the first three are voters.
 pub(super) fn three() -> Oracle {
     let initial = members(&[1, 2, 3]);
-    let mut oracle = Oracle::new(initial);
+    let mut oracle = Oracle::new(initial, true);
     for node in 1..=5 {
         oracle.add_replica(NodeId(node), initial);
     }

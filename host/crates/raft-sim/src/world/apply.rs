@@ -58,28 +58,26 @@ impl World {
     }
 
     fn apply(&mut self, n: usize, batch: &ApplyBatch) -> Check {
-        if batch.last <= self.nodes[n].machine.index() && batch.waiting.is_empty() {
-            // Ordered before the core heard of a snapshot that holds all this and was loaded
-            // meanwhile; the log may be gone already.
+        // A batch may have been ordered before the core heard of a snapshot that was loaded
+        // meanwhile: what that holds is not applied again, and may be gone from the log.
+        let first = batch.first.max(self.nodes[n].machine.index().next());
+        if batch.last < first && batch.waiting.is_empty() {
             return Ok(());
         }
         let read;
         let entries: &[Entry] = if batch.entries.is_empty() {
             let disk = &self.nodes[n].disk;
-            read = disk
-                .read(batch.first, batch.last, usize::MAX)
-                .unwrap_or_default();
+            read = disk.read(first, batch.last, usize::MAX).unwrap_or_default();
             &read
         } else {
-            &batch.entries
+            &batch.entries[(first.0 - batch.first.0) as usize..]
         };
-        if entries.len() as u64 != batch.last.0 + 1 - batch.first.0 {
+        if entries.len() as u64 != batch.last.0 + 1 - first.0 {
             return broken(
                 Invariant::Contract,
                 format!(
-                    "node {}: {} to {} are to be applied, but {} entries are there",
+                    "node {}: {first} to {} are to be applied, but {} entries are there",
                     self.nodes[n].id,
-                    batch.first,
                     batch.last,
                     entries.len()
                 ),
@@ -119,7 +117,7 @@ impl World {
             .position(|(index, _)| *index <= applied)
         {
             let (_, token) = self.nodes[n].reads.swap_remove(at);
-            let Some(Ask::Read { key }) = self.oracle.request(token).map(|r| r.ask) else {
+            let Some(Ask::Read { key, .. }) = self.oracle.request(token).map(|r| r.ask) else {
                 continue;
             };
             if self.oracle.view(n).leads() {

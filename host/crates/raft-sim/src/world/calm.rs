@@ -5,13 +5,18 @@ use super::{World, numbers, slots_of};
 use crate::members::{Members, Set, bit};
 use crate::oracle::{Answer, Check};
 use crate::require;
-use kontiki_raft::{Input, LogIndex, Role, Term};
+use kontiki_raft::{Input, Instant, LogIndex, Role, Term};
 
 /// Steps after which a liveness phase is given up, whatever the clock says.
 const STEPS_MAX: u64 = 2_000_000;
 
 impl World {
     pub(super) fn run_calm(&mut self) -> Check {
+        let late = if self.plan.latency_tail_ppm > 0 {
+            self.plan.latency_tail_us
+        } else {
+            0
+        };
         let lose_majority = self.plan.lose_majority;
         self.plan.switch_off_faults();
         self.plan.lose_majority = lose_majority;
@@ -23,13 +28,16 @@ impl World {
         self.calm = true;
         self.cut_off_the_rest()?;
         self.mend_core()?;
+        // Messages and completions that are late already are the last of the faults.
+        let last_fault = self.now + late + self.plan.fault_us;
+        while self.now < last_fault {
+            self.step()?;
+        }
         let begun = self.now;
         let written = self.oracle.requests().len();
-        self.until(
-            begun + self.leader_limit(),
-            "there is no leader",
-            Self::has_leader,
-        )?;
+        self.until(begun + self.leader_limit(), "there is no leader", |world| {
+            world.elected().is_some()
+        })?;
         // The clients must find the leader first, mostly by asking one node after the other.
         let search = 100 * (20 * self.plan.think_us + self.plan.patience_us);
         let limit = self.now + 20 * self.timeout_us() + self.work_limit() + search;
@@ -121,7 +129,14 @@ impl World {
             if self.core_nodes & (1 << n) != 0 {
                 continue;
             }
-            let (to_core, from_core) = match self.random.below(4) {
+            // A candidate that may not give up raises its term for ever, and whoever hears it has
+            // to follow (trap 18): with that setting only whole cuts can be survived.
+            let kinds = if self.plan.settings.step_down_on_vote_timeout {
+                4
+            } else {
+                2
+            };
+            let (to_core, from_core) = match self.random.below(kinds) {
                 0 => {
                     self.crash(n)?;
                     (true, true)
@@ -151,6 +166,7 @@ impl World {
                 self.crash(n)?;
                 self.open(n)?;
             }
+            self.oracle.set_read_only(n, false);
             self.input(n, Input::SetReadOnly(false))?;
             self.input(n, Input::SetPriority(100))?;
         }
@@ -192,19 +208,20 @@ impl World {
         self.order_reset(best, survivors)
     }
 
-    fn has_leader(&self) -> bool {
-        self.settled_leader().is_some()
-    }
-
-    /// The member in the core that leads in the highest term of them and has committed in it. Nodes
-    /// that were removed may be ahead of all terms and know nothing of it.
-    fn settled_leader(&self) -> Option<usize> {
+    /// The member in the core that leads in the highest term of them. Nodes that were removed may
+    /// be ahead of all terms and know nothing of it.
+    fn elected(&self) -> Option<usize> {
         let members = slots_of(self.oracle.members().all()) & self.core_nodes;
         let term = numbers(members).map(|n| self.oracle.view(n).term).max();
         numbers(members).find(|n| {
             let view = self.oracle.view(*n);
-            view.role == Role::Leader && Some(view.term) == term && self.oracle.has_started(*n)
+            view.role == Role::Leader && Some(view.term) == term
         })
+    }
+
+    /// The elected one, once it has committed in its term.
+    fn settled_leader(&self) -> Option<usize> {
+        self.elected().filter(|n| self.oracle.has_started(*n))
     }
 
     fn is_settled(&self) -> bool {
@@ -238,31 +255,80 @@ impl World {
             })
     }
 
-    /// For ten more timeouts nobody in the core changes term, whatever the rest does.
+    /// For ten more timeouts nobody in the core changes term, whatever the rest does, and although
+    /// one voter suddenly hears nobody (trap 15: it must not disturb those who hear the leader).
     fn stays_settled(&mut self) -> Check {
         let Some(leader) = self.settled_leader() else {
             return Ok(());
         };
+        let deaf = self.choose_deaf(leader);
+        let all = (1u32 << self.nodes.len()) - 1;
+        for other in numbers(all) {
+            if let Some(deaf) = deaf {
+                self.network.set_cut(other, deaf, true);
+            }
+        }
+        self.keeps_leader(leader)?;
+        if let Some(deaf) = deaf {
+            for other in numbers(self.core_nodes) {
+                self.network.set_cut(other, deaf, false);
+            }
+            self.keeps_leader(leader)?;
+        }
+        require!(
+            self.settled_leader() == Some(leader) && self.members_equal(leader),
+            Stability,
+            "the members fell apart again:{}",
+            self.describe()
+        );
+        self.nothing_is_left()
+    }
+
+    /// A follower of the core without which there is a quorum all the same.
+    fn choose_deaf(&mut self, leader: usize) -> Option<usize> {
+        let followers = self.voters() & self.core_nodes & !(1 << leader);
+        if followers == 0 || !self.plan.settings.step_down_on_vote_timeout {
+            return None;
+        }
+        let deaf = self.random.bit(followers);
+        let rest = self.core_nodes & !(1 << deaf);
+        self.oracle.members().is_quorum(rest << 1).then_some(deaf)
+    }
+
+    fn keeps_leader(&mut self, leader: usize) -> Check {
         let term: Term = self.oracle.view(leader).term;
         let until = self.now + 10 * self.timeout_us();
         while self.now < until {
             self.step()?;
+            let view = self.oracle.view(leader);
             require!(
-                self.oracle.view(leader).term == term
-                    && self.oracle.view(leader).role == Role::Leader,
+                view.term == term && view.role == Role::Leader,
                 Stability,
                 "node {} led in term {term}, but now:{}",
                 self.nodes[leader].id,
                 self.describe()
             );
         }
-        let leader_now = self.settled_leader();
-        require!(
-            leader_now == Some(leader) && self.members_equal(leader),
-            Stability,
-            "the members fell apart again:{}",
-            self.describe()
-        );
+        Ok(())
+    }
+
+    /// With everything committed and answered, nothing counts against any limit.
+    fn nothing_is_left(&self) -> Check {
+        for n in numbers(self.core_nodes) {
+            let node = &self.nodes[n];
+            let Some(core) = &node.core else { continue };
+            let status = core.status(Instant(node.clock.local(self.now)));
+            let last = self.oracle.last_written(n).index;
+            require!(
+                last > status.commit_index
+                    || (status.uncommitted_size_bytes == 0 && status.proposals_pending == 0),
+                Bounded,
+                "node {}: everything is committed, but {} bytes count as uncommitted and {} proposals wait",
+                node.id,
+                status.uncommitted_size_bytes,
+                status.proposals_pending
+            );
+        }
         Ok(())
     }
 

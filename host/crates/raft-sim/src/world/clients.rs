@@ -77,9 +77,10 @@ impl World {
 
     fn read(&mut self, client: usize, n: usize) -> Check {
         let key = self.random.position(KEYS) as u8;
-        let token = self.ask(n, Ask::Read { key }, client);
-        self.clients[client].left = 1;
         let lease = self.random.chance(self.plan.lease_read_ppm);
+        let by_quorum = !lease;
+        let token = self.ask(n, Ask::Read { key, by_quorum }, client);
+        self.clients[client].left = 1;
         let mode = if lease {
             ReadMode::Lease
         } else {
@@ -172,7 +173,9 @@ impl World {
         let operations: Vec<Operation> = requests
             .filter_map(|(request, token)| {
                 let (key, kind, value) = match (request.ask, request.answer) {
-                    (Ask::Read { key }, Some(Answer::Served(_, value))) => (key, Kind::Read, value),
+                    (Ask::Read { key, .. }, Some(Answer::Served(_, value))) => {
+                        (key, Kind::Read, value)
+                    }
                     (Ask::Read { .. }, _) | (Ask::Order, _) => return None,
                     (Ask::Write { .. }, Some(Answer::Refused)) => return None,
                     (Ask::Write { key }, _) => (key, Kind::Write, token),

@@ -81,7 +81,7 @@ impl World {
     }
 
     fn send(&mut self, n: usize, to: NodeId, message: Message) -> Check {
-        self.oracle.sending(n, to, &message)?;
+        self.oracle.sending(n, to, &message, self.now)?;
         self.counters.messages_sent += 1;
         let to = to.0 as usize - 1;
         if to >= self.nodes.len() {

@@ -160,7 +160,7 @@ impl World {
         if self.calm {
             return;
         }
-        let cut = left % 2 == 0 && left > 0;
+        let cut = left.is_multiple_of(2) && left > 0;
         self.network.set_cut(a, b, cut);
         self.network.set_cut(b, a, cut);
         if left > 0 {
@@ -214,6 +214,7 @@ impl World {
             Strike::ReadOnly => {
                 self.counters.read_only_switches += 1;
                 let read_only = self.random.chance(400_000);
+                self.oracle.set_read_only(n, read_only);
                 self.input(n, Input::SetReadOnly(read_only))
             }
             Strike::Priority => {

@@ -159,7 +159,10 @@ impl World {
             wakes: Vec::with_capacity(SLOTS),
             queue: Queue::default(),
             network: Network::new(SLOTS),
-            oracle: Oracle::new(Members::stable(initial)),
+            oracle: Oracle::new(
+                Members::stable(initial),
+                plan.settings.step_down_on_vote_timeout,
+            ),
             counters: Counters::default(),
             clients: vec![Client::default(); plan.clients],
             askers: Vec::new(),
@@ -262,7 +265,7 @@ impl World {
     }
 
     fn wake(&mut self, node: usize, at: u64) -> Check {
-        self.late_wakes = if at < self.now || at == self.now {
+        self.late_wakes = if at <= self.now {
             self.late_wakes + 1
         } else {
             0
@@ -289,7 +292,9 @@ impl World {
             }
             Happening::Strike => return self.strike(),
             Happening::Mend => {
-                self.network.heal();
+                if !self.calm {
+                    self.network.heal();
+                }
                 return Ok(());
             }
             Happening::Flap { a, b, left } => {
@@ -386,34 +391,35 @@ impl World {
             self.oracle.finish(n)?;
             self.compare_leases()?;
         }
-        if self.counters.steps.is_multiple_of(128) {
+        let every = if view.leads() { 16 } else { 128 };
+        if self.counters.steps.is_multiple_of(every) {
             self.check_limits(n)?;
         }
         Ok(())
     }
 
-    /// At one simulated moment no two nodes may hold a lease, paused ones included.
+    /// At one simulated moment only the newest leader may hold a lease: whoever voted for it had
+    /// promised not to while another lease was valid. Paused leaders included.
     fn compare_leases(&mut self) -> Check {
         if self.oracle.leading_nodes() < 2 {
             return Ok(());
         }
         self.counters.lease_comparisons += 1;
-        let mut holder = None;
+        let leaders = (0..self.nodes.len()).filter(|n| self.oracle.view(*n).leads());
+        let newest = leaders.max_by_key(|n| self.oracle.view(*n).term);
         for n in 0..self.nodes.len() {
             let node = &self.nodes[n];
             let Some(core) = node.core.as_ref().filter(|_| self.oracle.view(n).leads()) else {
                 continue;
             };
             let local = Instant(node.clock.local(self.now));
-            if core.lease_status(local) == LeaseStatus::Valid {
-                let other = holder.replace(node.id);
-                require!(
-                    other.is_none(),
-                    LeaseExclusive,
-                    "nodes {other:?} and {} both hold a valid lease",
-                    node.id
-                );
-            }
+            require!(
+                Some(n) == newest || core.lease_status(local) != LeaseStatus::Valid,
+                LeaseExclusive,
+                "node {} holds a valid lease, but {:?} leads in a later term",
+                node.id,
+                newest.map(|newest| self.nodes[newest].id)
+            );
         }
         Ok(())
     }
@@ -435,6 +441,7 @@ impl World {
             node.id,
             status.uncommitted_size_bytes
         );
+        self.oracle.matching(n, &status.peers)?;
         for peer in &status.peers {
             require!(
                 peer.inflight_messages <= settings.inflight_messages_max,

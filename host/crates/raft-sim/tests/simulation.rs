@@ -1,0 +1,156 @@
+//! Thousands of simulated clusters, and proofs that the simulation would find what it looks for.
+//!
+//! `KONTIKI_SIM_SEEDS` and `KONTIKI_SIM_STEPS` set the size of the main batch.
+
+use kontiki_raft::PlantedBug;
+use kontiki_raft_sim::effort;
+use kontiki_raft_sim::oracle::Invariant;
+use kontiki_raft_sim::plan::Mode;
+use kontiki_raft_sim::run::{Batch, Outcome, Report, hunt, run_seed, seeds_allowed};
+use kontiki_raft_sim::trace::Words;
+use kontiki_raft_sim::world::Setup;
+
+fn from_environment(name: &str, default: u64) -> u64 {
+    let text = std::env::var(name).ok();
+    text.map_or(default, |text| text.parse().expect("a number"))
+}
+
+fn batch(seeds: u64, mode: Mode) -> Batch {
+    Batch {
+        first: 1,
+        seeds,
+        steps: from_environment("KONTIKI_SIM_STEPS", 20_000),
+        mode,
+        bug: None,
+        jobs: std::thread::available_parallelism().map_or(1, usize::from),
+        repeat_every: 100,
+        keep_going: false,
+    }
+}
+
+#[track_caller]
+fn assert_no_violation(report: &Report, steps: u64) {
+    if let Some(Outcome {
+        seed,
+        violation: Some(violation),
+        lines,
+        ..
+    }) = &report.failure
+    {
+        panic!(
+            "{}\nseed {seed} failed: {violation}\nreplay it with: cargo run -p kontiki-raft-sim -- replay {seed} --steps {steps}",
+            lines.join("\n")
+        );
+    }
+}
+
+#[test]
+fn two_thousand_seeds_break_no_invariant_and_enough_happens() {
+    let batch = batch(from_environment("KONTIKI_SIM_SEEDS", 2_000), Mode::Usual);
+    let before = effort::cpu_seconds();
+    let report = batch.run();
+    let cpu_seconds = effort::cpu_seconds() - before;
+    println!(
+        "{} seeds, {} steps, {:.1} million steps per processor minute",
+        report.seeds,
+        report.counters.steps,
+        effort::rate(report.counters.steps, cpu_seconds)
+    );
+    assert_no_violation(&report, batch.steps);
+    assert_eq!(report.seeds, batch.seeds);
+    assert_eq!(
+        report.counters.too_few(),
+        [],
+        "too little happened to prove anything"
+    );
+}
+
+#[test]
+fn a_batch_without_faults_fails_the_gate() {
+    let report = batch(20, Mode::Calm).run();
+    assert_no_violation(&report, 0);
+    let missing: Vec<&str> = report
+        .counters
+        .too_few()
+        .iter()
+        .map(|(name, ..)| *name)
+        .collect();
+    for name in [
+        "crashes",
+        "messages_lost",
+        "partitions",
+        "changes_done",
+        "liveness_phases",
+    ] {
+        assert!(
+            missing.contains(&name),
+            "{name} must be missed: {missing:?}"
+        );
+    }
+}
+
+#[test]
+fn one_seed_gives_one_trace() {
+    let run = |seed| {
+        let setup = Setup {
+            seed,
+            steps: 5_000,
+            mode: Mode::Usual,
+            bug: None,
+        };
+        let outcome = run_seed(setup, Words::None);
+        (outcome.hash, outcome.counters)
+    };
+    for seed in 1..=20 {
+        assert_eq!(run(seed), run(seed), "seed {seed}");
+    }
+    assert_ne!(run(1).0, run(2).0);
+}
+
+#[test]
+fn words_do_not_change_the_run() {
+    let setup = Setup {
+        seed: 7,
+        steps: 3_000,
+        mode: Mode::Usual,
+        bug: None,
+    };
+    let silent = run_seed(setup, Words::None);
+    let told = run_seed(setup, Words::Last(50));
+    assert_eq!(silent.hash, told.hash);
+    assert_eq!(told.lines.len(), 50);
+}
+
+#[test]
+fn clocks_beyond_the_drift_bound_break_leases() {
+    let report = batch(200, Mode::BeyondDrift).run();
+    let violation = report.failure.and_then(|failure| failure.violation);
+    let broken = violation
+        .expect("leases cannot hold with such clocks")
+        .invariant;
+    assert!(
+        [
+            Invariant::LeaseExclusive,
+            Invariant::ReadIndex,
+            Invariant::RealTimeOrder
+        ]
+        .contains(&broken),
+        "{broken:?}"
+    );
+}
+
+#[test]
+fn every_planted_fault_is_caught_within_its_limit() {
+    let jobs = std::thread::available_parallelism().map_or(1, usize::from);
+    let steps = from_environment("KONTIKI_SIM_STEPS", 20_000);
+    let missed: Vec<PlantedBug> = PlantedBug::ALL
+        .iter()
+        .copied()
+        .filter(|bug| {
+            hunt(*bug, 1, seeds_allowed(*bug), steps, jobs)
+                .seeds
+                .is_none()
+        })
+        .collect();
+    assert_eq!(missed, []);
+}
