@@ -91,7 +91,7 @@ impl Oracle {
                 self.replicas[n].acknowledge(message.term, reply.last_included.index);
             }
             MessageBody::HeartbeatReply(_) => {
-                self.replicas[n].answered_heartbeat = Some((now_us, to, message.term));
+                self.replicas[n].answered_heartbeat[to.0 as usize] = (message.term, now_us);
             }
             _ => {}
         }
@@ -114,8 +114,8 @@ impl Oracle {
         let leader = &self.replicas[n];
         let (node, term) = (leader.node, leader.view.term);
         let answers = |other: &Replica| {
-            let answer = other.answered_heartbeat;
-            answer.is_some_and(|(at, to, of)| at >= since_us && to == node && of == term)
+            let (of, at) = other.answered_heartbeat[node.0 as usize];
+            at >= since_us && of == term
         };
         self.mask(answers) | bit(node)
     }

@@ -17,7 +17,7 @@ pub use requests::{Answer, Ask, Request};
 pub use termlog::TermLog;
 pub use violation::{Check, Invariant, Violation, broken};
 
-use crate::members::{Members, bit};
+use crate::members::{Members, NODES_MAX, bit};
 use crate::require;
 use kontiki_raft::{HardState, LogId, LogIndex, NodeId, PeerStatus, Recovered, Role, Term};
 use log::Registry;
@@ -79,8 +79,8 @@ struct Replica {
     applied: LogIndex,
     /// An operator made it read-only.
     read_only: bool,
-    /// When it last answered a heartbeat, whose, and in which term.
-    answered_heartbeat: Option<(u64, NodeId, Term)>,
+    /// By leader: when it last answered a heartbeat of it, and in which term.
+    answered_heartbeat: [(Term, u64); NODES_MAX + 1],
     /// Highest index it acknowledged to the leader of the last term in which it did.
     acknowledged: (Term, LogIndex),
     /// Its last round of pre-votes, and who promised a vote in it.
@@ -185,7 +185,7 @@ impl Oracle {
             written_state: HardState::default(),
             applied: LogIndex(0),
             read_only: false,
-            answered_heartbeat: None,
+            answered_heartbeat: [(Term(0), 0); NODES_MAX + 1],
             acknowledged: (Term(0), LogIndex(0)),
             promised: (0, 0),
             campaign: (Term(0), false),
