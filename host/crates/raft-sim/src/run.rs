@@ -221,19 +221,19 @@ pub fn hunt(bug: PlantedBug, first: u64, limit: u64, steps: u64, jobs: usize) ->
     }
 }
 
-/// Seeds within which a planted fault must be caught: about four times what it took when this was
-/// written, and at least 20.
+/// Seeds within which a planted fault must be caught: several times what it took when this was
+/// written, since every change of the core changes what a seed does.
 #[must_use]
 pub fn seeds_allowed(bug: PlantedBug) -> u64 {
     match bug {
-        PlantedBug::LeaseForgottenOnRestart => 1_500,
-        PlantedBug::AckByIndexOnly => 1_200,
-        PlantedBug::LeaseKeptAcrossTransfer => 300,
-        PlantedBug::LeaseWithoutDrift
+        PlantedBug::AckByIndexOnly => 2_000,
+        PlantedBug::LeaseForgottenOnRestart
+        | PlantedBug::LeaseKeptAcrossTransfer
+        | PlantedBug::LeaseWithoutDrift
         | PlantedBug::LeaseFromAckTime
         | PlantedBug::MembershipKeptAfterSnapshot
         | PlantedBug::QuotaKept
-        | PlantedBug::CommitByOneHalf => 150,
-        _ => 50,
+        | PlantedBug::CommitByOneHalf => 500,
+        _ => 150,
     }
 }

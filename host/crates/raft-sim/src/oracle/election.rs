@@ -42,7 +42,8 @@ impl Oracle {
 
     fn check_new_leader(&mut self, n: usize) -> Check {
         self.checks.elections += 1;
-        let replica = &self.replicas[n];
+        let replica = &mut self.replicas[n];
+        replica.bound_until = 0;
         let (node, term) = (replica.node, replica.view.term);
         let slot = term.0 as usize;
         if self.leaders.len() <= slot {

@@ -46,6 +46,8 @@ impl Oracle {
             Event::StartedFollowing { leader, term } => {
                 let replica = &mut self.replicas[n];
                 let following = replica.following.replace((*leader, *term));
+                // Whoever led before it is void by now, else this one had not been elected.
+                replica.bound_until = 0;
                 require!(
                     following.is_none() && *leader != replica.node,
                     LeaderEvents,

@@ -32,6 +32,13 @@ impl Oracle {
             }
             MessageBody::RequestVoteReply(reply) if reply.granted => {
                 check_durable_vote(replica, term, to, "votes")?;
+                require!(
+                    now_us >= replica.bound_until || replica.opened_state.term == term,
+                    LeasePromise,
+                    "node {} votes for {to} before {}, though restarted under leases",
+                    replica.node,
+                    crate::trace::At(replica.bound_until)
+                );
             }
             MessageBody::AppendEntries(append) => self.check_append(n, term, append)?,
             MessageBody::AppendEntriesReply(reply) => self.check_append_reply(n, term, reply)?,
@@ -278,6 +285,16 @@ mod tests {
             oracle.sending(1, NodeId(1), &granted(1), 1),
             Invariant::DurableBeforeReply,
         );
+    }
+
+    #[test]
+    fn a_vote_soon_after_a_restart_under_leases_is_found() {
+        let mut oracle = three();
+        vote(&mut oracle, 0, 2, 3);
+        oracle.bind(0, 10);
+        let soon = oracle.sending(0, NodeId(3), &granted(2), 9);
+        assert_breaks(soon, Invariant::LeasePromise);
+        oracle.sending(0, NodeId(3), &granted(2), 10).unwrap();
     }
 
     #[test]

@@ -77,6 +77,10 @@ struct Replica {
     /// Term and vote last ordered to be written.
     written_state: HardState,
     applied: LogIndex,
+    /// Before this moment of simulated time it owes a lease to whoever led before it was restarted.
+    bound_until: u64,
+    /// Its term and vote when it was opened: what it gave then it may repeat.
+    opened_state: HardState,
     /// An operator made it read-only.
     read_only: bool,
     /// By leader: when it last answered a heartbeat of it, and in which term.
@@ -184,6 +188,8 @@ impl Oracle {
             io_sequence: None,
             written_state: HardState::default(),
             applied: LogIndex(0),
+            bound_until: 0,
+            opened_state: HardState::default(),
             read_only: false,
             answered_heartbeat: [(Term(0), 0); NODES_MAX + 1],
             acknowledged: (Term(0), LogIndex(0)),
@@ -215,6 +221,7 @@ impl Oracle {
         replica.following = None;
         replica.io_sequence = None;
         replica.written_state = replica.durable_state;
+        replica.opened_state = replica.durable_state;
         replica.applied = recovered.applied;
         replica.read_only = false;
         replica.view = view;
@@ -243,6 +250,11 @@ impl Oracle {
         replica.view = View::CLOSED;
         replica.leading = None;
         replica.following = None;
+    }
+
+    /// A restarted replica must not vote before this moment of simulated time.
+    pub fn bind(&mut self, n: usize, until_us: u64) {
+        self.replicas[n].bound_until = until_us;
     }
 
     /// An operator makes a replica read-only, or writable again.

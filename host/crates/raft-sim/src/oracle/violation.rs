@@ -43,6 +43,7 @@ invariants! {
     ConfigurationSafety: "one uncommitted change at a time, consecutive quorums intersect, no removed node leads",
     AppliedConfiguration: "a configuration reported or saved is the one of the log at that index",
     LeaseExclusive: "no two nodes hold a valid lease at one moment, and none while a newer leader leads",
+    LeasePromise: "a restarted voter keeps the lease it may have granted before",
     ReadIndex: "a read sees everything completed before it began",
     ReadConfirmed: "a read by quorum is confirmed by answers given after it was asked",
     PreVote: "an unforced candidate was promised a quorum of votes in its last round",

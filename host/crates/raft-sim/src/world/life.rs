@@ -6,7 +6,7 @@ use crate::clock::Clock;
 use crate::machine::Machine;
 use crate::members::{Members, Set};
 use crate::oracle::Check;
-use kontiki_raft::{Core, Instant};
+use kontiki_raft::{Core, Instant, LogId, Term};
 
 impl World {
     pub(super) fn draw_clock(&mut self) -> Clock {
@@ -47,6 +47,13 @@ impl World {
             .next_deadline()
             .map_or(u64::MAX, |at| node.clock.when(at.0).max(self.now));
         node.core = Some(core);
+        let is_new = recovered.hard_state.term == Term(0)
+            && recovered.last == LogId::default()
+            && recovered.snapshot.is_none();
+        if self.plan.settings.leader_lease && !is_new {
+            let lease = self.plan.settings.election_timeout.as_micros() as u64;
+            self.oracle.bind(n, node.clock.when(local.0 + lease));
+        }
         self.oracle.opened(n, &recovered, view)
     }
 
