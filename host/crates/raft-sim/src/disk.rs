@@ -211,7 +211,7 @@ impl Disk {
                 });
             }
             if let EntryKind::Configuration(configuration) = &entry.kind {
-                configurations.push((entry.id.index, configuration.clone()));
+                configurations.push((entry.id.index, (**configuration).clone()));
             }
         }
         Recovered {

@@ -50,7 +50,11 @@ pub(super) fn command(term: u64, index: u64, token: u64) -> Entry {
 
 pub(super) fn configuration(term: u64, index: u64, voters: &[u64]) -> Entry {
     let configuration = members(voters).to_configuration();
-    entry(term, index, EntryKind::Configuration(configuration))
+    entry(
+        term,
+        index,
+        EntryKind::Configuration(Box::new(configuration)),
+    )
 }
 
 pub(super) fn joint(term: u64, index: u64, new: &[u64], old: &[u64]) -> Entry {
@@ -58,7 +62,11 @@ pub(super) fn joint(term: u64, index: u64, new: &[u64], old: &[u64]) -> Entry {
         current: members(new).current.to_member_set(),
         old: Some(members(old).current.to_member_set()),
     };
-    entry(term, index, EntryKind::Configuration(configuration))
+    entry(
+        term,
+        index,
+        EntryKind::Configuration(Box::new(configuration)),
+    )
 }
 
 pub(super) fn append(sequence: u64, entries: Vec<Entry>) -> Persist {
