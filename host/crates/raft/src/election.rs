@@ -245,10 +245,11 @@ impl Core {
         let Some(campaign) = &self.campaign else {
             return;
         };
+        let disrupted = campaign.disrupted;
         match campaign.outcome(self.configuration()) {
             Outcome::Open => {}
             Outcome::Lost => self.lose_campaign(),
-            Outcome::Won if campaign.pre_vote => self.start_vote(false, None, out),
+            Outcome::Won if campaign.pre_vote => self.start_vote(false, disrupted, out),
             Outcome::Won => self.become_leader(out),
         }
     }
