@@ -289,3 +289,23 @@ fn trap_27_a_snapshot_that_contradicts_committed_entries_is_refused() {
     let stable: Configuration = configuration([1, 2, 3]);
     assert_eq!(node.status().configuration, stable);
 }
+
+/// Entries that arrive while a snapshot is fetched, and agree with it, are kept; the log goes up to
+/// the snapshot before.
+#[test]
+fn trap_27_entries_that_arrive_during_a_fetch_are_kept() {
+    let saved = Saved {
+        meta: of_three(id(1, 3)),
+        commands: Vec::new(),
+    };
+    let members = voters([1, 2, 3]);
+    let mut node = Solo::restored(Settings::default(), members, image(1, &[1; 3]), &[saved]);
+    let snapshot = of_three(id(1, 6));
+    let effects = node.receive(2, 1, say::install(snapshot.clone()));
+    assert!(fetch(&effects).is_some());
+    node.receive(2, 1, say::append(id(1, 3), &[1; 5], 0));
+    let effects = node.give(Input::SnapshotInstalled { snapshot });
+    assert!(effects.contains(&Effect::CompactLog { upto: id(1, 3) }));
+    assert_eq!(node.status().applied_index, LogIndex(6));
+    assert_eq!((node.last(), node.log()), (8, vec![1; 5]));
+}
