@@ -3,7 +3,7 @@
 use super::context::Global;
 use super::failure::{Failure, Result};
 use futures_util::future::join_all;
-use kontiki_client::proto::{GetNodeReply, GroupSummary, Introduction};
+use kontiki_client::proto::{GetNodeReply, GroupDescription, GroupSummary, Introduction};
 use kontiki_client::{Address, Client};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -86,19 +86,22 @@ impl Survey {
         })
     }
 
-    /// What is not as it should be.
+    /// What is not as it should be, each said once: that others miss a dead node is no news.
     pub(crate) fn problems(&self) -> Vec<String> {
+        let down = self.nodes.iter().filter(|node| node.report.is_err());
+        let missed: Vec<String> = down
+            .map(|node| format!("no connection to node {:?}", node.name))
+            .collect();
         let nodes = self.nodes.iter().flat_map(|node| {
-            node.problems()
-                .into_iter()
-                .map(|problem| format!("node {}: {problem}", node.name))
+            let problems = node.problems().into_iter().filter(|problem| {
+                node.report.is_err() || !missed.iter().any(|known| problem.starts_with(known))
+            });
+            problems.map(move |problem| format!("node {}: {problem}", node.name))
         });
         let groups = self.groups.iter().flat_map(|group| {
             let name = &group.summary.name;
-            group
-                .problems()
-                .into_iter()
-                .map(move |problem| format!("group {name}: {problem}"))
+            let problems = group.problems().into_iter();
+            problems.map(move |problem| format!("group {name}: {problem}"))
         });
         nodes.chain(groups).collect()
     }
@@ -111,6 +114,41 @@ impl Survey {
     pub(crate) fn is_ready(&self) -> bool {
         self.nodes.iter().all(|node| node.state() == "up")
     }
+}
+
+/// The account of the replica that knows best: the leader's, else that of the member whose log is
+/// furthest. A node that left the group long ago may answer first, and knows least.
+pub(crate) async fn describe(client: &Client, group: &str) -> Result<GroupDescription> {
+    let first = client.admin().describe(group, false).await;
+    let first = first.map_err(|error| Failure::from(error).of_read())?;
+    if knowledge(&first).0 {
+        return Ok(first);
+    }
+    let members = client
+        .members()
+        .await
+        .map_err(|error| Failure::from(error).of_read())?;
+    let client = client.with_timeout(PATIENCE.min(client.timeout()));
+    let looks = members.into_iter().map(|member| {
+        let there = client.at(member.address);
+        async move { there.admin().describe(group, true).await.ok() }
+    });
+    let all = join_all(looks).await.into_iter().flatten();
+    Ok(all.chain([first]).max_by_key(knowledge).unwrap_or_default())
+}
+
+/// How much a replica's account is worth.
+fn knowledge(description: &GroupDescription) -> (bool, bool, u64, u64) {
+    let summary = description.summary.as_ref();
+    let leads = summary.is_some_and(|summary| summary.role == "leader");
+    let sets = description
+        .configuration
+        .iter()
+        .flat_map(|c| c.current.iter().chain(&c.old));
+    let member = sets.flat_map(|set| set.voters.iter().chain(&set.learners));
+    let member = member.copied().any(|id| id == description.node);
+    let last = description.last.unwrap_or_default();
+    (leads, member, last.term, last.index)
 }
 
 /// How long a node may be silent before it counts as down here.
@@ -294,6 +332,29 @@ mod tests {
         let nodes = [node("a", Ok(GetNodeReply::default()))];
         let groups = merge_groups(&nodes, vec![vec![summary("follower", 2, None)]]);
         assert_eq!(groups[0].problems(), ["no leader"]);
+    }
+
+    #[test]
+    fn a_member_knows_more_than_one_that_left() {
+        use kontiki_client::proto::{Configuration, LogId, MemberSet};
+        let describe = |node, role: &str, index| {
+            let current = Some(MemberSet {
+                voters: vec![2, 3],
+                learners: vec![],
+            });
+            GroupDescription {
+                node,
+                summary: Some(summary(role, 1, None)),
+                configuration: Some(Configuration { current, old: None }),
+                last: Some(LogId { term: 1, index }),
+                ..Default::default()
+            }
+        };
+        let (left, member) = (describe(1, "follower", 9), describe(2, "follower", 5));
+        let (further, leader) = (describe(3, "follower", 6), describe(2, "leader", 5));
+        assert!(knowledge(&member) > knowledge(&left));
+        assert!(knowledge(&further) > knowledge(&member));
+        assert!(knowledge(&leader) > knowledge(&further));
     }
 
     #[test]

@@ -36,7 +36,7 @@ pub(crate) struct Global {
 }
 
 /// How long to look for any node at all: a person should not wait for what nobody starts.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Reads `10s`, `1m 30s`, `250ms`.
 pub(crate) fn duration(text: &str) -> std::result::Result<Duration, String> {

@@ -38,7 +38,7 @@ impl Described {
                     .unwrap_or_default(),
             ),
             ("members", configuration_text(&configuration, &it.nodes)),
-            ("change under way", it.change_stage.clone()),
+            ("change under way", unless_none(&it.change_stage)),
             ("transfer to", it.transfer_target.clone()),
             ("failure", it.failure.clone()),
         ]
@@ -142,6 +142,15 @@ impl Described {
             }
         }
         text
+    }
+}
+
+/// Nothing instead of `none`, so that the line is left out.
+fn unless_none(text: &str) -> String {
+    if text == "none" {
+        String::new()
+    } else {
+        text.to_owned()
     }
 }
 

@@ -98,8 +98,10 @@ impl Failure {
     pub(crate) fn text(&self) -> String {
         let it = &self.0;
         let mut text = format!("error[{}]: {}", it.reason, it.message);
-        if !it.tried.is_empty() {
-            let tried: Vec<String> = it.tried.iter().map(attempt_text).collect();
+        // The last attempt's trouble is often the message itself.
+        let other = |attempt: &&Attempt| attempt.problem != it.message;
+        let tried: Vec<String> = it.tried.iter().filter(other).map(attempt_text).collect();
+        if !tried.is_empty() {
             write!(text, "\n  tried: {}", tried.join(", ")).ok();
         }
         if let Some(outcome) = it.outcome {

@@ -1,6 +1,6 @@
 //! `kontiki group`: groups and their leadership.
 
-use super::cluster::{SeenGroup, Survey};
+use super::cluster::{self, SeenGroup, Survey};
 use super::context::{Global, find_member};
 use super::describe::Described;
 use super::failure::{Failure, Result};
@@ -252,15 +252,14 @@ impl Document for Groups<'_> {
 }
 
 async fn describe(global: &Global, args: &DescribeArgs) -> Result<()> {
-    let client = match &args.node {
-        Some(node) => global.client_of(node).await?,
-        None => global.client(),
+    let described = match &args.node {
+        Some(node) => {
+            let there = global.client_of(node).await?;
+            let described = there.admin().describe(&args.group, true).await;
+            described.map_err(|error| Failure::from(error).of_read())?
+        }
+        None => cluster::describe(&global.client(), &args.group).await?,
     };
-    let described = client
-        .admin()
-        .describe(&args.group, args.node.is_some())
-        .await
-        .map_err(|error| Failure::from(error).of_read())?;
     global.out().print(&Described(described));
     Ok(())
 }
@@ -358,11 +357,7 @@ async fn read_only(global: &Global, args: &ReadOnlyArgs) -> Result<()> {
 /// The members of a group as nodes.
 async fn replicas(global: &Global, group: &str) -> Result<Vec<kontiki_client::Member>> {
     let client = global.client();
-    let described = client
-        .admin()
-        .describe(group, false)
-        .await
-        .map_err(|e| Failure::from(e).of_read())?;
+    let described = cluster::describe(&client, group).await?;
     let configuration = described.configuration.unwrap_or_default();
     let sets = configuration.current.iter().chain(&configuration.old);
     let ids: Vec<u64> = sets

@@ -1,5 +1,6 @@
 //! `kontiki member`: who belongs to a group.
 
+use super::cluster;
 use super::context::Global;
 use super::failure::{Failure, Result};
 use super::names::{configuration_json, configuration_text, id_json, members_text, name_of};
@@ -119,12 +120,7 @@ pub(crate) async fn run(global: &Global, command: &MemberCommand) -> Result<()> 
 }
 
 async fn described(global: &Global, group: &str) -> Result<GroupDescription> {
-    let client = global.client();
-    client
-        .admin()
-        .describe(group, false)
-        .await
-        .map_err(|e| Failure::from(e).of_read())
+    cluster::describe(&global.client(), group).await
 }
 
 async fn list(global: &Global, group: &str) -> Result<()> {
@@ -223,8 +219,10 @@ async fn execute(global: &Global, change: Change, how: &How) -> Result<()> {
     let mut reporter = Reporter::new(global.out());
     let mut last = None;
     while let Some(message) = progress.next().await? {
-        reporter.show(&message);
         let done = message.stage == "done";
+        if !done {
+            reporter.show(&message);
+        }
         last = message.configuration.or(last);
         if done || how.no_wait {
             break;

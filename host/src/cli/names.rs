@@ -17,10 +17,9 @@ pub(crate) fn name_of(id: u64, nodes: &[Introduction]) -> String {
 }
 
 fn names(ids: &[u64], nodes: &[Introduction]) -> String {
-    ids.iter()
-        .map(|id| name_of(*id, nodes))
-        .collect::<Vec<_>>()
-        .join(",")
+    let mut names: Vec<String> = ids.iter().map(|id| name_of(*id, nodes)).collect();
+    names.sort();
+    names.join(",")
 }
 
 /// `n1,n2,n3 + learners n4`.

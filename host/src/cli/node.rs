@@ -66,6 +66,39 @@ fn uptime(us: u64) -> String {
     humantime::format_duration(Duration::from_secs(us / 1_000_000)).to_string()
 }
 
+/// Every node a line.
+pub(crate) fn nodes_table(nodes: &[SeenNode], wide: bool) -> String {
+    let rows = nodes.iter().map(|node| {
+        let report = node.report.clone().unwrap_or_default();
+        let up = node.report.is_ok();
+        let count = |n: u32| if up { n.to_string() } else { "-".into() };
+        let storage = if wide {
+            report.storage.clone()
+        } else {
+            String::new()
+        };
+        [
+            node.name.clone(),
+            node.state().to_owned(),
+            node.address.clone(),
+            report.http_address.clone(),
+            count(report.groups),
+            count(report.leading),
+            if up {
+                uptime(report.uptime_us)
+            } else {
+                "-".into()
+            },
+            storage,
+        ]
+    });
+    let last = if wide { "STORAGE" } else { "" };
+    let head = [
+        "NODE", "STATE", "ADDRESS", "HTTP", "GROUPS", "LEADS", "UP", last,
+    ];
+    table(head, rows.collect())
+}
+
 impl Document for Nodes<'_> {
     const KIND: &'static str = "nodes";
 
@@ -74,37 +107,9 @@ impl Document for Nodes<'_> {
     }
 
     fn text(&self, wide: bool) -> String {
-        let rows = self.0.iter().map(|node| {
-            let report = node.report.clone().unwrap_or_default();
-            let up = node.report.is_ok();
-            let count = |n: u32| if up { n.to_string() } else { "-".into() };
-            let storage = if wide {
-                report.storage.clone()
-            } else {
-                String::new()
-            };
-            [
-                node.name.clone(),
-                node.state().to_owned(),
-                node.address.clone(),
-                report.http_address.clone(),
-                count(report.groups),
-                count(report.leading),
-                if up {
-                    uptime(report.uptime_us)
-                } else {
-                    "-".into()
-                },
-                [node.problems().join("; "), storage]
-                    .join(" ")
-                    .trim()
-                    .to_owned(),
-            ]
-        });
-        let head = [
-            "NODE", "STATE", "ADDRESS", "HTTP", "GROUPS", "LEADS", "UP", "",
-        ];
-        table(head, rows.collect())
+        let problems = self.0.iter().filter(|node| !node.problems().is_empty());
+        let lines = problems.map(|node| format!("\n{}: {}", node.name, node.problems().join("; ")));
+        format!("{}{}", nodes_table(self.0, wide), lines.collect::<String>())
     }
 
     fn names(&self) -> Vec<String> {

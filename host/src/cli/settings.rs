@@ -3,10 +3,9 @@
 use super::context::{Global, find_member};
 use super::exit::Exit;
 use super::failure::{Failure, Result};
-use super::output::{Document, Output, table};
+use super::output::{Document, table};
 use clap::{Args, Subcommand};
 use kontiki_client::proto::Setting;
-use kontiki_client::{Client, Member};
 use serde_json::{Value, json};
 use std::collections::HashMap;
 
@@ -84,47 +83,40 @@ async fn set(global: &Global, args: &SetArgs) -> Result<()> {
             .map_err(|e| Failure::from(e).of_read())?,
     };
     let values: HashMap<String, String> = args.values.iter().cloned().collect();
-    let all = args.node.is_none();
-    let mut changed = 0;
+    let mut changed: Vec<String> = Vec::new();
     for member in &members {
-        changed += usize::from(set_on(global.out(), &client, member, args, &values, all).await?);
+        let there = client.at(member.address.clone());
+        match there
+            .admin()
+            .set_settings(&args.group, values.clone())
+            .await
+        {
+            Ok(_) => changed.push(member.name.clone()),
+            // Without --node, those without a replica are passed over.
+            Err(error) if args.node.is_none() && error.reason().as_str() == "GROUP_NOT_FOUND" => {}
+            Err(error) => return Err(partly(&changed, &member.name, Failure::from(error))),
+        }
     }
-    if changed == 0 {
+    if changed.is_empty() {
         let message = format!("no reachable node has a replica of {:?}", args.group);
         return Err(Failure::new(Exit::NotFound, "GROUP_NOT_FOUND", message));
     }
+    let shown: Vec<String> = args
+        .values
+        .iter()
+        .map(|(n, v)| format!("{n}={v}"))
+        .collect();
+    global
+        .out()
+        .note(&format!("{} on {}", shown.join(" "), changed.join(", ")));
     Ok(())
 }
 
-/// False where the node has no replica and nobody asked for it in particular.
-async fn set_on(
-    out: Output,
-    client: &Client,
-    member: &Member,
-    args: &SetArgs,
-    values: &HashMap<String, String>,
-    all: bool,
-) -> Result<bool> {
-    let client = client.at(member.address.clone());
-    match client
-        .admin()
-        .set_settings(&args.group, values.clone())
-        .await
-    {
-        Ok(_) => {
-            let shown: Vec<String> = args
-                .values
-                .iter()
-                .map(|(n, v)| format!("{n}={v}"))
-                .collect();
-            out.note(&format!("{}: {}", member.name, shown.join(" ")));
-            Ok(true)
-        }
-        Err(error) if all && error.reason().as_str() == "GROUP_NOT_FOUND" => Ok(false),
-        Err(error) => {
-            let hint = format!("{} was not changed; those named above were", member.name);
-            Err(Failure::from(error).with_hint(hint))
-        }
+/// A failure at `node`, with those that were changed before.
+fn partly(changed: &[String], node: &str, failure: Failure) -> Failure {
+    match changed {
+        [] => failure,
+        _ => failure.with_hint(format!("changed on {}, not on {node}", changed.join(", "))),
     }
 }
 

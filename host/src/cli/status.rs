@@ -5,7 +5,7 @@ use super::context::Global;
 use super::exit::Exit;
 use super::failure::{Failure, Result};
 use super::group::{Groups, group_json};
-use super::node::{Nodes, node_json};
+use super::node::{node_json, nodes_table};
 use super::output::Document;
 use clap::Args;
 use serde_json::{Value, json};
@@ -64,11 +64,15 @@ impl Document for Survey {
             "{up} of {} nodes up, {led} of {} groups have a leader\n\n{}\n\n{}",
             self.nodes.len(),
             self.groups.len(),
-            Nodes(&self.nodes).text(wide),
+            nodes_table(&self.nodes, wide),
             Groups(&self.groups).text(wide),
         );
-        for problem in self.problems() {
-            text.push_str(&format!("\n\nproblem: {problem}"));
+        let problems = self.problems();
+        if !problems.is_empty() {
+            text.push('\n');
+        }
+        for problem in problems {
+            text.push_str(&format!("\nproblem: {problem}"));
         }
         text
     }

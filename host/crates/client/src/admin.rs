@@ -117,10 +117,12 @@ impl<'a> Admin<'a> {
         &self,
         request: proto::CreateGroupRequest,
     ) -> Result<proto::GroupSpec> {
+        let name = request.name.clone();
         let reply = self.write(None, request, |mut s, r| {
             async move { s.create_group(r).await }.boxed()
         });
-        Ok(reply.await?.group.unwrap_or_default())
+        let reply = reply.await.map_err(|error| error.of_group(Some(&name)))?;
+        Ok(reply.group.unwrap_or_default())
     }
 
     /// Changes the membership; progress follows until the change is in force.
@@ -132,19 +134,29 @@ impl<'a> Admin<'a> {
         request: proto::ChangeMembershipRequest,
     ) -> Result<Progress> {
         let group = request.group.clone();
-        // The stream outlives any deadline of the call that opens it, so none is sent along.
-        let sender = move |to: Sending| {
+        // The stream outlives any deadline of the call that opens it, so none is sent along. Its
+        // first message belongs to that call: a refusal may come in its place, and may be worth
+        // asking another node.
+        let sender = move |to: Sending| -> Answer<_> {
             let mut service = admin_service(to.channel);
             let request = Request::new(request.clone());
-            async move { service.change_membership(request).await }.boxed()
+            async move {
+                let mut messages = service.change_membership(request).await?.into_inner();
+                let first = messages.message().await?;
+                Ok(Response::new((first, messages)))
+            }
+            .boxed()
         };
         let answered = self
             .client
             .call(Safety::Write, Some(&group))
             .run(sender)
             .await?;
+        let (first, messages) = answered.message;
         Ok(Progress {
-            messages: answered.message,
+            first,
+            messages,
+            group,
             from: answered.address,
         })
     }
@@ -285,7 +297,9 @@ impl<'a> Admin<'a> {
 /// Messages about a membership change under way.
 #[derive(Debug)]
 pub struct Progress {
+    first: Option<MembershipProgress>,
     messages: Streaming<MembershipProgress>,
+    group: String,
     from: Address,
 }
 
@@ -298,9 +312,12 @@ impl Progress {
     /// # Cancel safety
     /// Safe; dropping the stream does not stop the change.
     pub async fn next(&mut self) -> Result<Option<MembershipProgress>> {
-        self.messages
-            .message()
-            .await
-            .map_err(|status| Failure::judge(&status, Safety::Write, &self.from).error)
+        if let Some(first) = self.first.take() {
+            return Ok(Some(first));
+        }
+        self.messages.message().await.map_err(|status| {
+            let error = Failure::judge(&status, Safety::Write, &self.from).error;
+            error.of_group(Some(&self.group))
+        })
     }
 }

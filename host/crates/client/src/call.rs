@@ -264,16 +264,19 @@ impl<'a> Call<'a> {
 
     /// Waits before the next round; an error if there will be none.
     async fn pause(&mut self) -> Result<()> {
-        let delay = self.backoff.next().unwrap_or(PAUSE_MAX);
+        let delay = self.backoff.next().unwrap_or(PAUSE_MAX).min(PAUSE_MAX);
         let now = Instant::now();
+        let left = self.deadline.saturating_duration_since(now);
         let unreached = !self.reached && now - self.started >= self.shared.options.patience;
         let unknown = self
             .last
             .as_ref()
-            .is_some_and(|e| *e.reason() == Reason::GROUP_NOT_FOUND);
-        if unreached || unknown || now + delay >= self.deadline {
+            .is_some_and(|error| *error.reason() == Reason::GROUP_NOT_FOUND);
+        if unreached || unknown || left < LAST_ROUND {
             return Err(self.give_up());
         }
+        // One more round just before the end beats giving up early.
+        let delay = delay.min(left - LAST_ROUND / 2);
         sleep(delay).await;
         self.new_round();
         Ok(())
@@ -335,6 +338,8 @@ impl<'a> Call<'a> {
 }
 
 const PAUSE_MAX: Duration = Duration::from_secs(1);
+/// What must be left of a call's time for another round to make sense.
+const LAST_ROUND: Duration = Duration::from_millis(50);
 
 /// Pauses between rounds: 10 ms doubling to 1 s, each with as much again of jitter at most.
 pub(crate) fn backoff() -> ExponentialBackoff {

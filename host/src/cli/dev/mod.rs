@@ -6,6 +6,7 @@ mod ports;
 pub(crate) mod state;
 mod supervisor;
 
+use super::cluster::{Survey, describe};
 use super::context::Global;
 use super::exit::Exit;
 use super::failure::{Failure, Result};
@@ -108,7 +109,7 @@ async fn order(global: &Global, act: Act, target: &Target) -> Result<()> {
     global.out().note(&message);
     if act == Act::Restart {
         wait_for(&cluster, &node).await?;
-        global.out().note(&format!("{node} is back"));
+        global.out().note(&back(global, &node).await);
     }
     Ok(())
 }
@@ -121,13 +122,13 @@ async fn leader(cluster: &state::DevCluster, group: &str) -> Result<String> {
     let client = Client::connect(cluster.addresses(), options);
     let began = Instant::now();
     loop {
-        let described = client.admin().describe(group, false).await;
-        let summary = described
-            .map_err(|e| Failure::from(e).of_read())?
+        // The leader must say so itself: others may believe in one that is dead.
+        let described = describe(&client, group).await?;
+        if described
             .summary
-            .unwrap_or_default();
-        if summary.leader.is_some() && !summary.leader_name.is_empty() {
-            return Ok(summary.leader_name);
+            .is_some_and(|summary| summary.role == "leader")
+        {
+            return Ok(described.node_name);
         }
         if began.elapsed() > Duration::from_secs(5) {
             let message = format!("group {group:?} has no leader");
@@ -159,6 +160,24 @@ async fn wait_for(cluster: &state::DevCluster, node: &str) -> Result<()> {
     }
     let message = format!("{node} does not answer after {} s", START_LIMIT.as_secs());
     Err(Failure::new(Exit::Unhealthy, "NOT_HEALTHY", message))
+}
+
+/// Waits until the node has caught up as far as its cluster can tell; what there is to say.
+async fn back(global: &Global, node: &str) -> String {
+    let began = Instant::now();
+    loop {
+        let problem = match Survey::of(global).await {
+            Ok(survey) => match survey.problems().into_iter().next() {
+                None => return format!("{node} is back"),
+                Some(problem) => problem,
+            },
+            Err(failure) => failure.message().to_owned(),
+        };
+        if began.elapsed() > BACK_LIMIT {
+            return format!("{node} runs again, but the cluster is not healthy: {problem}");
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 async fn answers(address: &str) -> bool {
@@ -201,6 +220,8 @@ async fn stop(global: &Global) -> Result<()> {
 
 /// How long a node may take to come up.
 const START_LIMIT: Duration = Duration::from_secs(30);
+/// How long its cluster may then take to be healthy before that is said.
+const BACK_LIMIT: Duration = Duration::from_secs(5);
 
 async fn start(global: &Global, args: &StartArgs) -> Result<()> {
     if let Some(cluster) = state::running() {
