@@ -54,6 +54,19 @@ impl SeenNode {
 }
 
 impl SeenGroup {
+    /// Followers believe in a dead leader for a while; who asked it knows better.
+    fn disbelieve(&mut self, nodes: &[SeenNode]) {
+        let leader = self.summary.leader;
+        let dead = nodes
+            .iter()
+            .find(|node| node.report.is_err() && node.id == leader);
+        if let Some(dead) = dead.filter(|_| leader.is_some()) {
+            self.summary.leader = None;
+            let problem = format!("no leader: {}, which led, is down", dead.name);
+            self.summary.problems.push(problem);
+        }
+    }
+
     pub(crate) fn has_leader(&self) -> bool {
         self.summary.leader.is_some()
     }
@@ -80,10 +93,9 @@ impl Survey {
         let limit = PATIENCE.min(global.timeout());
         let seen = join_all(known.into_iter().map(|node| look(&client, node, limit))).await;
         let (nodes, reports): (Vec<_>, Vec<_>) = merge_nodes(seen).into_iter().unzip();
-        Ok(Self {
-            groups: merge_groups(&nodes, reports),
-            nodes,
-        })
+        let mut groups = merge_groups(&nodes, reports);
+        groups.iter_mut().for_each(|group| group.disbelieve(&nodes));
+        Ok(Self { nodes, groups })
     }
 
     /// What is not as it should be, each said once: that others miss a dead node is no news.
@@ -355,6 +367,18 @@ mod tests {
         assert!(knowledge(&member) > knowledge(&left));
         assert!(knowledge(&further) > knowledge(&member));
         assert!(knowledge(&leader) > knowledge(&further));
+    }
+
+    #[test]
+    fn a_leader_that_is_down_leads_nothing() {
+        let mut dead = node("b", Err("connect: refused".into()));
+        dead.id = Some(2);
+        let nodes = [node("a", Ok(GetNodeReply::default())), dead];
+        let reports = vec![vec![summary("follower", 3, Some(2))], vec![]];
+        let mut groups = merge_groups(&nodes, reports);
+        groups[0].disbelieve(&nodes);
+        assert!(!groups[0].has_leader());
+        assert_eq!(groups[0].problems(), ["no leader: b, which led, is down"]);
     }
 
     #[test]

@@ -76,6 +76,11 @@ impl Global {
         }
     }
 
+    /// The dev cluster these options lead to, if they do.
+    pub(crate) fn dev_cluster(&self) -> Option<state::DevCluster> {
+        self.endpoints.is_empty().then(state::running).flatten()
+    }
+
     pub(crate) fn client(&self) -> Client {
         let patience = PATIENCE.min(self.timeout);
         let options = Options {

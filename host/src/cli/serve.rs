@@ -6,6 +6,7 @@ use super::signals::Signals;
 use clap::{Args, ValueEnum};
 use kontiki::config::{ConfigError, NodeConfig, NodeOptions};
 use kontiki::node::{Node, RunningNode, StartError};
+use kontiki_storage::StorageError;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use tracing_subscriber::EnvFilter;
@@ -215,7 +216,23 @@ fn start_failure(error: StartError) -> Failure {
                 "choose another address with --{flag}; port 0 takes any"
             ))
         }
+        StartError::Storage(storage) => Failure::local(storage_reason(storage), causes(&error)),
         _ => Failure::local("START", causes(&error)),
+    }
+}
+
+/// The word for what is wrong with a data directory.
+fn storage_reason(error: &StorageError) -> &'static str {
+    match error {
+        StorageError::InUse { .. } => "DATA_IN_USE",
+        StorageError::Foreign { .. } => "DATA_FOREIGN",
+        StorageError::OtherNode { .. } | StorageError::OtherCluster { .. } => "DATA_OF_ANOTHER",
+        StorageError::NewerFormat { .. } => "DATA_NEWER",
+        StorageError::NoSpace { .. } => "NO_SPACE",
+        StorageError::Damaged { .. }
+        | StorageError::NodeRecordDamaged { .. }
+        | StorageError::DirectoryDamaged { .. } => "DATA_DAMAGED",
+        _ => "START",
     }
 }
 

@@ -93,7 +93,9 @@ pub(crate) async fn wait(global: &Global, args: &WaitArgs) -> Result<()> {
     let what = if args.ready { "ready" } else { "healthy" };
     let began = Instant::now();
     loop {
+        let starting = global.dev_cluster().is_some_and(|cluster| !cluster.up);
         let problem = match Survey::of(global).await {
+            Ok(_) if starting => "the dev cluster is still starting".to_owned(),
             Ok(survey) => match unmet(&survey, args) {
                 None => {
                     global.out().note(&format!(

@@ -272,6 +272,21 @@ impl<'a> Admin<'a> {
         .await
     }
 
+    /// Makes the answering node forget another one, so that a new node may come under its name.
+    ///
+    /// # Errors
+    /// `NODE_NOT_FOUND`; or if the answering node cannot be reached.
+    pub async fn forget_node(&self, name: &str) -> Result<()> {
+        let request = proto::ForgetNodeRequest {
+            name: name.to_owned(),
+        };
+        self.write(None, request, |mut s, r| {
+            async move { s.forget_node(r).await }.boxed()
+        })
+        .await?;
+        Ok(())
+    }
+
     /// Committed commands of a group from `first_index`, without internal entries.
     ///
     /// # Errors

@@ -45,7 +45,7 @@ struct StartArgs {
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
     /// First port; each node takes one for clients and peers and, two above, one for pages, ten
-    /// apart [default: 7470, or free ones if those are in use]
+    /// apart; 0 takes free ones [default: 7470, or free ones if those are in use]
     #[arg(long)]
     port: Option<u16>,
     /// Write addresses and process ids into this file, as JSON, when the cluster is up
@@ -254,6 +254,7 @@ async fn start(global: &Global, args: &StartArgs) -> Result<()> {
             return Err(failure);
         }
     };
+    supervisor.announce_up()?;
     if let Some(path) = &args.ports_file {
         write_whole(path, &supervisor.cluster().json())?;
     }

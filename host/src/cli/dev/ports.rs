@@ -18,6 +18,7 @@ const HTTP: u16 = 2;
 /// If ports that the user named are in use.
 pub(super) fn places(nodes: u16, first: Option<u16>, directory: &Path) -> Result<Vec<Place>> {
     let ports = match first {
+        Some(0) => free(nodes)?,
         Some(first) => {
             let ports = in_steps(nodes, first)?;
             let busy = ports

@@ -13,6 +13,8 @@ pub(crate) struct DevCluster {
     pub(crate) v: u32,
     /// The process that runs it.
     pub(crate) pid: u32,
+    /// Nodes answer and groups have leaders; false while it starts.
+    pub(crate) up: bool,
     /// Where its data and logs are.
     pub(crate) directory: PathBuf,
     /// Socket on which it takes orders.

@@ -48,6 +48,7 @@ pub(crate) struct Supervisor {
     ),
     control: Control,
     directory: PathBuf,
+    up: bool,
     out: Output,
 }
 
@@ -86,6 +87,7 @@ impl Supervisor {
             exits: mpsc::unbounded_channel(),
             control: Control::listen()?,
             directory: directory.to_owned(),
+            up: false,
             out,
         })
     }
@@ -155,6 +157,12 @@ impl Supervisor {
         arguments
     }
 
+    /// Says that everything is there now, in the state file too.
+    pub(crate) fn announce_up(&mut self) -> Result<()> {
+        self.up = true;
+        self.cluster().save()
+    }
+
     pub(crate) fn cluster(&self) -> DevCluster {
         let node = |node: &Node| DevNode {
             name: node.place.name.clone(),
@@ -167,6 +175,7 @@ impl Supervisor {
             kind: "dev-cluster".to_owned(),
             v: 1,
             pid: std::process::id(),
+            up: self.up,
             directory: self.directory.clone(),
             control: self.control.path(),
             nodes: self.nodes.iter().map(node).collect(),

@@ -368,6 +368,13 @@ impl Admin for Service {
         Err(Status::unimplemented("not in this fake"))
     }
 
+    async fn forget_node(
+        &self,
+        _: Request<proto::ForgetNodeRequest>,
+    ) -> Result<Response<proto::ForgetNodeReply>, Status> {
+        Err(Status::unimplemented("not in this fake"))
+    }
+
     async fn read_log(
         &self,
         _: Request<proto::ReadLogRequest>,
