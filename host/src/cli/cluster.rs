@@ -149,6 +149,17 @@ pub(crate) async fn describe(client: &Client, group: &str) -> Result<GroupDescri
     Ok(all.chain([first]).max_by_key(knowledge).unwrap_or_default())
 }
 
+/// A client of one replica's node: the named one, else that of the replica that knows best.
+pub(crate) async fn replica(global: &Global, group: &str, node: Option<&str>) -> Result<Client> {
+    match node {
+        Some(node) => global.client_of(node).await,
+        None => {
+            let best = describe(&global.client(), group).await?;
+            global.client_of(&best.node.to_string()).await
+        }
+    }
+}
+
 /// How much a replica's account is worth.
 fn knowledge(description: &GroupDescription) -> (bool, bool, u64, u64) {
     let summary = description.summary.as_ref();

@@ -375,10 +375,7 @@ async fn replicas(global: &Global, group: &str) -> Result<Vec<kontiki_client::Me
 }
 
 async fn log(global: &Global, args: &LogArgs) -> Result<()> {
-    let client = match &args.node {
-        Some(node) => global.client_of(node).await?,
-        None => global.client(),
-    };
+    let client = cluster::replica(global, &args.group, args.node.as_deref()).await?;
     let (mut from, mut entries) = (args.from, Vec::new());
     loop {
         let left = args

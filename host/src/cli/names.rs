@@ -108,7 +108,7 @@ mod tests {
         };
         assert_eq!(
             configuration_text(&joint, &nodes),
-            "n1,2 + learners 3 (joint with n1)"
+            "2,n1 + learners 3 (joint with n1)"
         );
     }
 }

@@ -1,5 +1,6 @@
 //! `kontiki settings`: what can be tuned, and what can be changed while running.
 
+use super::cluster;
 use super::context::{Global, find_member};
 use super::exit::Exit;
 use super::failure::{Failure, Result};
@@ -62,7 +63,8 @@ pub(crate) async fn run(global: &Global, command: &SettingsCommand) -> Result<()
 async fn list(global: &Global, args: &ListArgs) -> Result<()> {
     let client = match &args.node {
         Some(node) => global.client_of(node).await?,
-        None => global.client(),
+        None if args.group.is_empty() => global.client(),
+        None => cluster::replica(global, &args.group, None).await?,
     };
     let settings = client
         .admin()
