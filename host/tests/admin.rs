@@ -1,4 +1,5 @@
 //! Operating groups on real nodes: members, leaders, modes, recovery.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod support;
 

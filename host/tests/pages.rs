@@ -1,4 +1,5 @@
-//! HTTP pages, health and reflection.
+//! HTTP pages, health and shutdown.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
