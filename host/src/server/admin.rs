@@ -87,7 +87,9 @@ impl AdminService {
             .await
             .map_err(explain)?;
         let mut brief = group.watch();
-        let moved = brief.wait_for(|now| now.term > before.term && now.leader.is_some());
+        // A transfer to the leader itself is done at once and changes no term.
+        let stays = target == TransferTarget::Node(self.shared.context.node());
+        let moved = brief.wait_for(|now| now.leader.is_some() && (stays || now.term > before.term));
         let after = match tokio::time::timeout_at(deadline, moved).await {
             Ok(Ok(brief)) => *brief,
             _ => group.brief(),
