@@ -99,6 +99,7 @@ pub(crate) type Reporter = Box<dyn Fn(ApplyReport) + Send>;
 enum Job {
     Apply(ApplyBatch, Vec<(LogIndex, ApplyReply)>),
     Query(PendingQuery),
+    Stop,
 }
 
 /// A query, and the index that must be applied before it runs.
@@ -108,8 +109,8 @@ struct PendingQuery {
     reply: QueryReply,
 }
 
-/// Handle of a machine's thread. The thread ends when the last handle is dropped and its queue is
-/// empty.
+/// Handle of a machine's thread. The thread ends when it is told to, or when the last handle is
+/// dropped.
 #[derive(Clone)]
 pub(crate) struct Applier {
     jobs: mpsc::Sender<Job>,
@@ -167,6 +168,14 @@ impl Applier {
         };
         // If the thread died, dropping the reply tells the client.
         let _ = self.jobs.send(Job::Query(query));
+    }
+}
+
+impl Applier {
+    /// Ends the thread once it has done what is queued. Whoever asks later gets no answer.
+    pub(crate) fn stop(&self) {
+        // A failure means that it has ended already.
+        let _ = self.jobs.send(Job::Stop);
     }
 }
 
@@ -232,6 +241,7 @@ impl Worker {
             match job {
                 Job::Apply(batch, replies) => self.apply(batch, replies),
                 Job::Query(query) => self.query(query),
+                Job::Stop => return,
             }
         }
     }
@@ -564,3 +574,7 @@ fn cut(entries: &[Entry], mut time_ns: u64) -> (Batch<'_>, usize, u64) {
     }
     (batch, entries.len(), time_ns)
 }
+
+#[cfg(test)]
+#[path = "apply_tests.rs"]
+mod tests;

@@ -289,6 +289,7 @@ impl Context {
         self.router.remove(id);
         // A failure means that the group has ended already.
         let _ = handle.control(Control::Stop).await;
+        handle.inner.applier.stop();
         let storage = Arc::clone(&self.storage);
         tokio::task::spawn_blocking(move || storage.remove_group(id)).await??;
         Ok(())
@@ -335,9 +336,11 @@ impl Context {
             let _ = handle.control(Control::Stop).await;
             self.router.remove(handle.id());
         }
-        drop(handles);
         self.tasks.close();
         self.tasks.wait().await;
+        for handle in &handles {
+            handle.inner.applier.stop();
+        }
     }
 
     /// Waits for the machines' threads, whose queues nobody feeds any more.

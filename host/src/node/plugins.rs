@@ -16,6 +16,9 @@ pub(crate) enum PluginSource {
     Wasm(Plugin),
     /// Built in.
     NativeCounter,
+    /// Made by a test.
+    #[cfg(test)]
+    Test(fn() -> Box<dyn Machine>),
 }
 
 impl PluginSource {
@@ -24,6 +27,8 @@ impl PluginSource {
         match self {
             Self::Wasm(plugin) => plugin.digest().to_string().into(),
             Self::NativeCounter => native_machine::COUNTER.into(),
+            #[cfg(test)]
+            Self::Test(_) => "test".into(),
         }
     }
 
@@ -31,6 +36,8 @@ impl PluginSource {
         match self {
             Self::Wasm(plugin) => plugin.description().clone(),
             Self::NativeCounter => native_machine::description(),
+            #[cfg(test)]
+            Self::Test(make) => make().description().clone(),
         }
     }
 
@@ -39,6 +46,8 @@ impl PluginSource {
         match self {
             Self::Wasm(plugin) => plugin.instantiate_with(InstanceOptions { seed: group.0 }),
             Self::NativeCounter => Ok(Box::new(NativeCounter::new())),
+            #[cfg(test)]
+            Self::Test(make) => Ok(make()),
         }
     }
 }

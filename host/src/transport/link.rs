@@ -7,7 +7,7 @@ use kontiki_proto::v1::Introduction;
 use kontiki_proto::v1::peer_client::PeerClient;
 use kontiki_raft::NodeId;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tonic::transport::Channel;
@@ -19,32 +19,52 @@ const INTRODUCE_TIMEOUT: Duration = Duration::from_secs(2);
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
+/// Where a peer may be found. The operator's word is tried first, what the peer says of itself next:
+/// either may be out of date.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Addresses {
+    pub(crate) configured: Option<String>,
+    pub(crate) introduced: Option<String>,
+}
+
+impl Addresses {
+    /// The address for the given attempt; they take turns.
+    pub(crate) fn pick(&self, attempt: usize) -> String {
+        let both = [&self.configured, &self.introduced];
+        let known: Vec<_> = both.into_iter().flatten().collect();
+        known
+            .get(attempt % known.len().max(1))
+            .map_or_else(String::new, |at| (*at).clone())
+    }
+}
+
 /// A peer, and what is queued for it.
 pub(crate) struct Link {
     pub(crate) name: String,
-    pub(crate) address: watch::Sender<String>,
+    pub(crate) addresses: watch::Sender<Addresses>,
     sender: mpsc::Sender<Outgoing>,
     queue: Queue,
     pub(crate) connected: AtomicBool,
     pub(crate) dropped: AtomicU64,
     pub(crate) sent: AtomicU64,
-    node: OnceLock<NodeId>,
+    /// Which node it leads to; 0 until that is known.
+    node: AtomicU64,
     error: Mutex<String>,
     channel: Mutex<Option<Channel>>,
 }
 
 impl Link {
-    pub(crate) fn new(name: &str, address: &str, queue_max: usize) -> Self {
+    pub(crate) fn new(name: &str, queue_max: usize) -> Self {
         let (sender, receiver) = mpsc::channel(queue_max);
         Self {
             name: name.to_owned(),
-            address: watch::Sender::new(address.to_owned()),
+            addresses: watch::Sender::default(),
             sender,
             queue: Arc::new(Mutex::new(receiver)),
             connected: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
             sent: AtomicU64::new(0),
-            node: OnceLock::new(),
+            node: AtomicU64::new(0),
             error: Mutex::new("not connected yet".to_owned()),
             channel: Mutex::new(None),
         }
@@ -77,7 +97,7 @@ impl Link {
 
     /// Which node it leads to, once that is known.
     pub(crate) fn set_node(&self, node: NodeId) {
-        let _ = self.node.set(node);
+        self.node.store(node.0, Ordering::Release);
     }
 
     fn up(&self, channel: Channel) {
@@ -119,30 +139,25 @@ enum LinkError {
     RefusedHere(#[from] Refusal),
     #[error("{address}: the connection ended")]
     Ended { address: String },
-    #[error("its address changed")]
-    Moved,
 }
 
 /// Keeps `link` connected until the transport is closed.
 pub(crate) async fn run(link: Arc<Link>, transport: Transport) {
-    let mut address = link.address.subscribe();
+    let mut addresses = link.addresses.subscribe();
     let mut backoff = BACKOFF_MIN;
-    loop {
-        let at = address.borrow_and_update().clone();
+    for attempt in 0.. {
+        let at = addresses.borrow_and_update().pick(attempt);
         let error = tokio::select! {
             error = session(&link, &transport, &at, &mut backoff) => error,
-            _ = address.changed() => LinkError::Moved,
             () = transport.closed() => return,
         };
         link.down(&error);
-        if let Some(node) = link.node.get() {
-            transport.lost(*node);
-        }
+        transport.lost(NodeId(link.node.load(Ordering::Acquire)));
         let wait = jitter(backoff);
         backoff = (backoff * 2).min(BACKOFF_MAX);
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            _ = address.changed() => {}
+            _ = addresses.changed() => {}
             () = transport.closed() => return,
         }
     }
@@ -245,4 +260,24 @@ fn client(channel: Channel) -> PeerClient<Channel> {
 fn jitter(wait: Duration) -> Duration {
     let random = getrandom::u32().unwrap_or(u32::MAX / 2);
     wait / 2 + wait.mul_f64(f64::from(random) / f64::from(u32::MAX) / 2.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_take_turns() {
+        let mut addresses = Addresses {
+            configured: None,
+            introduced: Some("b".into()),
+        };
+        assert_eq!([0, 1].map(|attempt| addresses.pick(attempt)), ["b", "b"]);
+        addresses.configured = Some("a".into());
+        assert_eq!(
+            [0, 1, 2].map(|attempt| addresses.pick(attempt)),
+            ["a", "b", "a"]
+        );
+        assert_eq!(Addresses::default().pick(3), "");
+    }
 }

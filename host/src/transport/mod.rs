@@ -14,8 +14,8 @@ use kontiki_proto::v1::peer_client::PeerClient;
 use kontiki_proto::v1::{GroupMessage, Introduction, PeerInfo};
 use kontiki_raft::{GroupId, Message, NodeId};
 use kontiki_storage::{Storage, StorageError};
-use link::Link;
 pub(crate) use link::MESSAGE_SIZE_BYTES_MAX;
+use link::{Addresses, Link};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -74,12 +74,13 @@ impl Transport {
                 refused: AtomicU64::new(0),
             }),
         };
-        // What the operator configured wins over what was heard last time.
-        for node in &known {
-            transport.dial(&node.name, &node.peer_address, Some(NodeId(node.node)));
-        }
         for peer in peers {
-            transport.dial(&peer.name, peer.address.as_str(), None);
+            transport.dial(&peer.name, None, |at| {
+                at.configured = Some(peer.address.to_string());
+            });
+        }
+        for node in &known {
+            transport.dial_introduced(node);
         }
         Ok(transport)
     }
@@ -156,7 +157,7 @@ impl Transport {
                     .cloned()
                     .unwrap_or_else(|| Introduction {
                         name: link.name.clone(),
-                        peer_address: link.address.borrow().clone(),
+                        peer_address: link.addresses.borrow().pick(0),
                         ..Introduction::default()
                     }),
             ),
@@ -199,7 +200,7 @@ impl Transport {
             Ok(Err(error)) => error!(peer = %other.name, %error, "the address book is not written"),
             Err(error) => warn!(peer = %other.name, %error, "the address book is not written"),
         }
-        self.dial(&other.name, &other.peer_address, Some(NodeId(other.node)));
+        self.dial_introduced(&other);
         Ok(())
     }
 
@@ -215,9 +216,16 @@ impl Transport {
         Ok(forgotten)
     }
 
-    /// Makes a link to a node, or corrects the one there is.
-    fn dial(&self, name: &str, address: &str, node: Option<NodeId>) {
-        if name == self.inner.me.name || address.is_empty() {
+    /// Makes a link to a node that was met, or tells the one there is.
+    fn dial_introduced(&self, node: &Introduction) {
+        self.dial(&node.name, Some(NodeId(node.node)), |at| {
+            at.introduced = Some(node.peer_address.clone()).filter(|at| !at.is_empty());
+        });
+    }
+
+    /// Makes a link to a node, or corrects the addresses of the one there is.
+    fn dial(&self, name: &str, node: Option<NodeId>, correct: impl FnOnce(&mut Addresses)) {
+        if name == self.inner.me.name {
             return;
         }
         let mut links = self
@@ -225,27 +233,23 @@ impl Transport {
             .links
             .write()
             .unwrap_or_else(PoisonError::into_inner);
-        let link = match links.by_name.get(name) {
-            Some(link) => Arc::clone(link),
-            None => {
-                let link = Arc::new(Link::new(name, address, self.inner.queue_max));
-                links.by_name.insert(name.to_owned(), Arc::clone(&link));
-                self.inner
-                    .tasks
-                    .spawn(link::run(Arc::clone(&link), self.clone()));
-                link
-            }
-        };
-        link.address.send_if_modified(|old| {
-            let moved = old != address;
-            if moved {
-                address.clone_into(old);
-            }
-            moved
+        let known = links.by_name.get(name).cloned();
+        let link = known.clone().unwrap_or_else(|| {
+            let link = Arc::new(Link::new(name, self.inner.queue_max));
+            links.by_name.insert(name.to_owned(), Arc::clone(&link));
+            link
+        });
+        link.addresses.send_if_modified(|addresses| {
+            let before = addresses.clone();
+            correct(addresses);
+            *addresses != before
         });
         if let Some(node) = node {
             link.set_node(node);
-            links.by_id.insert(node, link);
+            links.by_id.insert(node, Arc::clone(&link));
+        }
+        if known.is_none() {
+            self.inner.tasks.spawn(link::run(link, self.clone()));
         }
     }
 
@@ -274,7 +278,13 @@ impl Transport {
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         let link = links.by_name.get(name)?;
-        let lazy = || Some(endpoint(&link.address.borrow()).ok()?.connect_lazy());
+        let lazy = || {
+            Some(
+                endpoint(&link.addresses.borrow().pick(0))
+                    .ok()?
+                    .connect_lazy(),
+            )
+        };
         Some(PeerClient::new(link.channel().or_else(lazy)?))
     }
 

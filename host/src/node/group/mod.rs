@@ -3,16 +3,17 @@
 //! The loop takes what has come in, hands it to the core, and carries the core's effects out in
 //! their order. It never waits for disk, network or plugin: those answer through `completions`.
 
+mod mailbox;
+mod problems;
+
 use super::apply::{Applier, ApplyReport};
 use super::clock::{Clock, wall_time_ns};
 use super::handle::{Brief, GroupShared};
-use super::request::{
-    Control, Failure, GroupStatus, Order, Outcome, Problem, Proposed, Query, Tokens,
-};
+use super::request::{Control, Failure, Order, Outcome, Proposed, Query, Tokens};
 use super::waiting::{Waiter, Waiting, sweep};
 use crate::transport::Transport;
 use kontiki_raft::{
-    Core, Effect, Effects, Entry, EntryKind, Event, GroupId, Input, IoId, Message, NodeId, Persist,
+    Core, Effect, Effects, EntryKind, Event, GroupId, Input, IoId, Message, NodeId, Persist,
     Proposal, ReadError, ReadId, ReadMode, RejectReason, Role, SnapshotMeta,
 };
 use kontiki_storage::{Storage, StorageError};
@@ -23,30 +24,17 @@ use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
+use mailbox::Incoming;
+pub(crate) use mailbox::{Completion, Mailbox};
+
 /// Commands handed to the core in one go.
 const PROPOSALS_AT_ONCE: usize = 1_024;
+/// Writes under way above which commands gather in their queue.
+const WRITES_UNDER_WAY_MAX: usize = 1;
 /// Messages of peers handed to the core in one go.
 const MESSAGES_AT_ONCE: usize = 256;
 /// How often requests of clients that have gone are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
-
-/// What comes back from disk and machine. Each answers one effect, so the channel is bounded by
-/// the effects under way and needs no limit of its own.
-#[derive(Debug)]
-pub(crate) enum Completion {
-    Persisted(Result<IoId, (IoId, StorageError)>),
-    Applied(ApplyReport),
-    Read(ReadId, Result<Vec<Entry>, ReadError>),
-}
-
-/// The receiving ends of a group.
-pub(crate) struct Mailbox {
-    pub(crate) proposals: mpsc::Receiver<Proposed>,
-    pub(crate) queries: mpsc::Receiver<Query>,
-    pub(crate) messages: mpsc::Receiver<(NodeId, Message)>,
-    pub(crate) control: mpsc::Receiver<Control>,
-    pub(crate) completions: mpsc::UnboundedReceiver<Completion>,
-}
 
 /// What a group's task owns.
 pub(crate) struct Group {
@@ -74,6 +62,8 @@ pub(crate) struct State {
     /// Peers to which a message could not be sent in this round.
     unreachable: BTreeSet<NodeId>,
     storage_failure: Option<String>,
+    /// Writes under way.
+    writes: usize,
     snapshot_refused: Option<SnapshotMeta>,
     /// To be answered once the effects of this round are carried out.
     snapshot_failed: Option<SnapshotMeta>,
@@ -89,7 +79,7 @@ impl Group {
         while !self.state.stopping {
             let deadline = self.core.next_deadline().map(|at| self.clock.to_tokio(at));
             let wake = deadline.map_or(sweep_at, |at| at.min(sweep_at));
-            let event = self.mailbox.next(wake).await;
+            let event = self.mailbox.next(wake, self.takes_commands()).await;
             self.take(event);
             self.take_queued();
             self.take_deferred();
@@ -141,9 +131,18 @@ impl Group {
         if let Ok(first) = self.mailbox.queries.try_recv() {
             self.read(first);
         }
-        if let Ok(first) = self.mailbox.proposals.try_recv() {
+        if self.takes_commands()
+            && let Ok(first) = self.mailbox.proposals.try_recv()
+        {
             self.propose(first);
         }
+    }
+
+    /// Commands gather in their queue while writes are under way: the disk could not take them
+    /// earlier anyway, and one large batch costs the group, its peers and its plugin far less than
+    /// many small ones. A command that finds the disk idle goes on at once.
+    fn takes_commands(&self) -> bool {
+        self.state.writes < WRITES_UNDER_WAY_MAX
     }
 
     fn handle(&mut self, input: Input) {
@@ -162,6 +161,9 @@ impl Group {
     }
 
     fn on_completion(&mut self, completion: Completion) {
+        if matches!(completion, Completion::Persisted(_)) {
+            self.state.writes -= 1;
+        }
         match completion {
             Completion::Persisted(Ok(io)) => self.handle(Input::Persisted { io }),
             Completion::Persisted(Err((io, error))) => {
@@ -309,7 +311,8 @@ impl Group {
         }
     }
 
-    fn persist(&self, persist: Persist) {
+    fn persist(&mut self, persist: Persist) {
+        self.state.writes += 1;
         let completed = self.completed.clone();
         let io = persist.io;
         let done = move |result: Result<IoId, StorageError>| {
@@ -486,107 +489,6 @@ impl Group {
             changed
         });
     }
-
-    fn status(&self) -> GroupStatus {
-        let core = self.core.status(self.clock.now());
-        let answered = &self.shared.answered;
-        GroupStatus {
-            waiting: self.state.waiting.len(),
-            answered: [
-                self.applier.view().answered(),
-                answered.not_applied.load(Ordering::Relaxed),
-                answered.unknown.load(Ordering::Relaxed),
-            ],
-            messages_dropped: self.shared.messages_dropped.load(Ordering::Relaxed),
-            problems: self.problems(&core),
-            core,
-        }
-    }
-
-    fn problems(&self, core: &kontiki_raft::Status) -> Vec<Problem> {
-        let mut problems = Vec::new();
-        let mut add = |what: String, next_step: &str| {
-            problems.push(Problem {
-                what,
-                next_step: next_step.to_owned(),
-            });
-        };
-        if let Some(fault) = self.applier.view().fault() {
-            add(
-                format!("the state machine stands still: {fault}"),
-                "correct the plugin; until upgrades exist, create a new group with it",
-            );
-        } else if let Some(failure) = &self.state.storage_failure {
-            add(
-                format!("this replica's storage failed: {failure}"),
-                "see to the disk, then restart this node",
-            );
-        } else if let Some(failure) = core.failure {
-            add(
-                format!("this replica has failed: {failure}"),
-                "see this node's log, then restart it or replace the replica",
-            );
-        }
-        if self.state.removed {
-            add(
-                "this replica is no member of the group any more".to_owned(),
-                "nothing, or add the node again",
-            );
-        }
-        if let Some(snapshot) = &self.state.snapshot_refused {
-            add(
-                format!(
-                    "the leader no longer has the entries up to {} that this replica lacks",
-                    snapshot.last_included.index
-                ),
-                "remove this node from the group and add a node with an empty directory",
-            );
-        }
-        problems.extend(no_leader_problem(core, &self.transport));
-        if core.group_read_only || core.read_only {
-            problems.push(Problem {
-                what: "the group or this replica is read-only".to_owned(),
-                next_step: "switch it off with `kontiki group read-only GROUP off`".to_owned(),
-            });
-        }
-        problems
-    }
-}
-
-/// Why there is no leader, as far as this replica can tell.
-fn no_leader_problem(core: &kontiki_raft::Status, transport: &Transport) -> Option<Problem> {
-    if core.leader.is_some() || core.role == Role::Stopped {
-        return None;
-    }
-    let voters = &core.configuration.current.voters;
-    if voters.is_empty() {
-        return Some(Problem {
-            what: "this replica knows no membership yet: no leader has spoken to it".to_owned(),
-            next_step: "finish adding it with `kontiki member add`".to_owned(),
-        });
-    }
-    let reachable = |node: &&NodeId| **node == core.node || transport.is_connected(**node);
-    let up = voters.iter().filter(reachable).count();
-    let needed = voters.len() / 2 + 1;
-    let (what, next_step) = if up < needed {
-        let what = format!(
-            "no leader: {up} of {} voters are reachable, {needed} needed",
-            voters.len()
-        );
-        (
-            what,
-            "start or reconnect the missing nodes; if they are lost for good, `kontiki recover`",
-        )
-    } else {
-        (
-            "no leader: an election is under way".to_owned(),
-            "wait an election timeout or two",
-        )
-    };
-    Some(Problem {
-        what,
-        next_step: next_step.to_owned(),
-    })
 }
 
 fn order_input(order: Order, token: kontiki_raft::Token) -> Input {
@@ -620,33 +522,4 @@ fn describe(error: &dyn std::error::Error) -> String {
         source = cause.source();
     }
     text
-}
-
-/// One thing that came in.
-enum Incoming {
-    Completion(Completion),
-    Message(NodeId, Message),
-    Control(Control),
-    Proposed(Proposed),
-    Query(Query),
-    Tick,
-    Closed,
-}
-
-impl Mailbox {
-    /// The next thing that comes in, completions and orders first; `Tick` at `wake`.
-    ///
-    /// # Cancel safety
-    /// Each branch is; what is not chosen stays queued.
-    async fn next(&mut self, wake: tokio::time::Instant) -> Incoming {
-        tokio::select! {
-            biased;
-            Some(completion) = self.completions.recv() => Incoming::Completion(completion),
-            control = self.control.recv() => control.map_or(Incoming::Closed, Incoming::Control),
-            Some((from, message)) = self.messages.recv() => Incoming::Message(from, message),
-            Some(query) = self.queries.recv() => Incoming::Query(query),
-            Some(proposed) = self.proposals.recv() => Incoming::Proposed(proposed),
-            () = tokio::time::sleep_until(wake) => Incoming::Tick,
-        }
-    }
 }

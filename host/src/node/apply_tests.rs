@@ -1,0 +1,288 @@
+//! The machine's thread: order, batches, faults.
+
+use super::*;
+use crate::node::native_machine;
+use kontiki_plugin::{
+    ApplyFault, Description, Export, Fault, FaultSite, GuestCause, GuestFault, SnapshotFile,
+    SnapshotInfo,
+};
+use kontiki_raft::{Configuration, HardState, IoId, MemberSet, NodeId, Persist, Term};
+use kontiki_storage::{GroupRecord, Options};
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+use tokio::sync::oneshot;
+
+const GROUP: GroupId = GroupId(7);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Counts as the native counter does, but traps at the command and the query `trap`. As a Wasm
+/// instance it is of no use after that.
+struct Fragile {
+    description: Description,
+    value: i64,
+    poisoned: bool,
+}
+
+fn fragile() -> Box<dyn Machine> {
+    Box::new(Fragile {
+        description: native_machine::description(),
+        value: 0,
+        poisoned: false,
+    })
+}
+
+impl Fragile {
+    fn trap(&mut self, export: Export) -> Fault {
+        self.poisoned = true;
+        GuestFault {
+            cause: GuestCause::Exit,
+            site: Box::new(FaultSite {
+                plugin: kontiki_plugin::Digest::of(b"test"),
+                name: None,
+                export,
+                index: None,
+                frames: Vec::new(),
+                stderr: String::new(),
+            }),
+        }
+        .into()
+    }
+}
+
+impl Machine for Fragile {
+    fn description(&self) -> &Description {
+        &self.description
+    }
+
+    fn apply(&mut self, batch: &Batch<'_>) -> Result<Answers, ApplyFault> {
+        assert!(!self.poisoned, "called after a trap");
+        let mut answers = Answers::default();
+        for (entry, (_, _, payload)) in batch.iter().enumerate() {
+            if payload == b"trap" {
+                let fault = self.trap(Export::Apply);
+                return Err(ApplyFault { entry, fault });
+            }
+            answers.push(Answer::Ok(self.value.to_string().as_bytes()));
+            self.value += 1;
+        }
+        Ok(answers)
+    }
+
+    fn query(&mut self, request: &[u8]) -> Result<Result<Vec<u8>, String>, Fault> {
+        assert!(!self.poisoned, "called after a trap");
+        match request {
+            b"trap" => Err(self.trap(Export::Query)),
+            _ => Ok(Ok(self.value.to_string().into_bytes())),
+        }
+    }
+
+    fn save(&mut self, _: cap_std::fs::Dir, _: &SnapshotInfo) -> Result<Vec<SnapshotFile>, Fault> {
+        Err(self.trap(Export::Save))
+    }
+
+    fn load(
+        &mut self,
+        _: cap_std::fs::Dir,
+        _: &SnapshotInfo,
+        _: &[SnapshotFile],
+    ) -> Result<(), Fault> {
+        Err(self.trap(Export::Load))
+    }
+
+    fn set_replaying(&mut self, _: bool) {}
+
+    fn is_poisoned(&self) -> bool {
+        self.poisoned
+    }
+}
+
+struct Bench {
+    applier: Applier,
+    reports: Receiver<ApplyReport>,
+    entries: Vec<Entry>,
+}
+
+/// A log of a configuration entry and these commands, and a machine for it.
+fn bench(commands: &[&str]) -> Bench {
+    let members = Configuration::stable(MemberSet::of_voters([NodeId(1)]));
+    let kinds = [EntryKind::Configuration(members.into())]
+        .into_iter()
+        .chain(
+            commands
+                .iter()
+                .map(|text| EntryKind::Command(text.to_string().into())),
+        );
+    let entries: Vec<_> = (1..)
+        .zip(kinds)
+        .map(|(index, kind)| Entry {
+            id: LogId::new(Term(1), LogIndex(index)),
+            time_ns: 1,
+            kind,
+        })
+        .collect();
+    let storage = storage(&entries);
+    let (sender, reports) = channel();
+    let (applier, _) = Applier::start(ApplierConfig {
+        group: GROUP,
+        storage,
+        plugin: PluginSource::Test(fragile),
+        replay_until: LogIndex(0),
+        report: Box::new(move |report| {
+            let _ = sender.send(report);
+        }),
+    })
+    .unwrap();
+    Bench {
+        applier,
+        reports,
+        entries,
+    }
+}
+
+fn storage(entries: &[Entry]) -> Arc<dyn Storage> {
+    let uri = "memory://".parse().unwrap();
+    let storage = kontiki_storage::open(&uri, &Options::default()).unwrap();
+    storage
+        .create_group(&GroupRecord {
+            id: GROUP,
+            body: vec![],
+        })
+        .unwrap();
+    let last_index = entries.last().unwrap().id.index;
+    let write = Persist {
+        io: IoId {
+            sequence: 1,
+            leader_term: Term(1),
+            last_index,
+        },
+        hard_state: Some(HardState {
+            term: Term(1),
+            voted_for: None,
+        }),
+        entries: entries.to_vec(),
+        ..Persist::default()
+    };
+    let (sender, done) = channel();
+    storage.persist(
+        GROUP,
+        write,
+        Box::new(move |result| drop(sender.send(result))),
+    );
+    done.recv_timeout(PATIENCE).unwrap().unwrap();
+    storage
+}
+
+type Answered = oneshot::Receiver<Result<Applied, Failure>>;
+
+impl Bench {
+    /// Hands all entries over, from memory or by way of the log, with a waiting client for each
+    /// command.
+    fn apply_all(&self, in_memory: bool) -> Vec<Answered> {
+        let last = self.entries.last().unwrap().id.index;
+        let mut answers = Vec::new();
+        let mut replies = Vec::new();
+        for entry in self.entries.iter().filter(|entry| is_command(entry)) {
+            let (reply, answer) = oneshot::channel();
+            replies.push((entry.id.index, reply));
+            answers.push(answer);
+        }
+        let entries = if in_memory {
+            self.entries.clone()
+        } else {
+            Vec::new()
+        };
+        let batch = ApplyBatch {
+            first: LogIndex(1),
+            last,
+            entries,
+            waiting: Vec::new(),
+        };
+        self.applier.apply(batch, replies);
+        answers
+    }
+
+    fn query(&self, after: u64, request: &'static str) -> Answered {
+        let (reply, answer) = oneshot::channel();
+        self.applier.query(LogIndex(after), request.into(), reply);
+        answer
+    }
+
+    /// Reports up to and including the first that fails or reaches the end.
+    fn last_report(&self) -> ApplyReport {
+        let end = ApplyReport::Applied(self.entries.last().unwrap().id.index);
+        loop {
+            let report = self.reports.recv_timeout(PATIENCE).unwrap();
+            if report == end || matches!(report, ApplyReport::Failed(_)) {
+                return report;
+            }
+        }
+    }
+}
+
+fn text(answer: Answered) -> Result<String, Failure> {
+    let applied = answer.blocking_recv().unwrap()?;
+    Ok(String::from_utf8(applied.result.unwrap().to_vec()).unwrap())
+}
+
+#[test]
+fn answers_are_the_same_from_memory_and_from_the_log() {
+    let commands: Vec<_> = (0..600).map(|_| "add 1").collect();
+    let mut hashes = Vec::new();
+    for in_memory in [true, false] {
+        let bench = bench(&commands);
+        for (expected, answer) in bench.apply_all(in_memory).into_iter().enumerate() {
+            assert_eq!(text(answer), Ok(expected.to_string()));
+        }
+        assert_eq!(bench.last_report(), ApplyReport::Applied(LogIndex(601)));
+        hashes.push(bench.applier.view().status().outcome_hash);
+    }
+    assert_eq!(hashes[0], hashes[1]);
+}
+
+#[test]
+fn a_query_waits_until_its_index_is_applied() {
+    let bench = bench(&["add 1", "add 1"]);
+    let after = bench.query(3, "get");
+    assert_eq!(text(bench.query(0, "get")), Ok("0".to_owned()));
+    drop(bench.apply_all(true));
+    assert_eq!(text(after), Ok("2".to_owned()));
+}
+
+#[test]
+fn a_trap_stops_before_its_entry_and_what_came_before_is_answered() {
+    let bench = bench(&["add 1", "add 1", "trap", "add 1"]);
+    let mut answers = bench.apply_all(true).into_iter();
+    assert_eq!(text(answers.next().unwrap()), Ok("0".to_owned()));
+    assert_eq!(text(answers.next().unwrap()), Ok("1".to_owned()));
+    for answer in answers {
+        let failure = text(answer).unwrap_err();
+        assert!(
+            matches!(failure, Failure::PluginFault { .. }),
+            "{failure:?}"
+        );
+    }
+    assert_eq!(bench.last_report(), ApplyReport::Failed(LogIndex(3)));
+    assert!(bench.applier.view().fault().unwrap().contains("exit"));
+    // What was applied can still be read; what was not never will be.
+    assert_eq!(text(bench.query(3, "get")), Ok("2".to_owned()));
+    assert!(text(bench.query(4, "get")).is_err());
+}
+
+#[test]
+fn a_trap_in_a_query_costs_the_query_and_no_state() {
+    let bench = bench(&["add 1", "add 1"]);
+    drop(bench.apply_all(true));
+    assert!(matches!(
+        text(bench.query(3, "trap")),
+        Err(Failure::PluginFault { .. })
+    ));
+    assert_eq!(text(bench.query(3, "get")), Ok("2".to_owned()));
+    assert!(bench.applier.view().fault().is_none());
+}
+
+#[test]
+fn the_thread_ends_when_it_is_told_to() {
+    let bench = bench(&["add 1"]);
+    bench.applier.stop();
+    assert!(bench.query(0, "get").blocking_recv().is_err());
+}
