@@ -22,5 +22,6 @@ pub mod plan;
 pub mod queue;
 pub mod random;
 pub mod run;
+pub mod script;
 pub mod trace;
 pub mod world;

@@ -19,7 +19,7 @@ pub use violation::{Check, Invariant, Violation, broken};
 
 use crate::members::{Members, NODES_MAX, bit};
 use crate::require;
-use kontiki_raft::{HardState, LogId, LogIndex, NodeId, PeerStatus, Recovered, Role, Term};
+use kontiki_raft::{Core, HardState, LogId, LogIndex, NodeId, PeerStatus, Recovered, Role, Term};
 use log::Registry;
 
 /// What a replica shows after each step, cheap to take.
@@ -42,6 +42,17 @@ impl View {
         leader: None,
         commit: LogIndex(0),
     };
+
+    /// What a core shows.
+    #[must_use]
+    pub fn of(core: &Core) -> Self {
+        Self {
+            role: core.role(),
+            term: core.term(),
+            leader: core.leader(),
+            commit: core.commit_index(),
+        }
+    }
 
     /// Whether the replica leads, be it only to hand over.
     #[must_use]

@@ -1,11 +1,12 @@
 //! Opening, killing, pausing and destroying nodes.
 
 use super::node::Task;
-use super::{Happening, World, view_of};
+use super::{Happening, World};
 use crate::clock::Clock;
 use crate::machine::Machine;
 use crate::members::{Members, Set};
 use crate::oracle::Check;
+use crate::oracle::View;
 use kontiki_raft::{Core, Instant, LogId, Term};
 
 impl World {
@@ -42,7 +43,7 @@ impl World {
         if let Some(bug) = self.setup.bug {
             core.plant(bug);
         }
-        let view = view_of(&core);
+        let view = View::of(&core);
         self.wakes[n] = core
             .next_deadline()
             .map_or(u64::MAX, |at| node.clock.when(at.0).max(self.now));

@@ -20,8 +20,8 @@ use crate::require;
 use crate::trace::{At, Trace, Words};
 use clients::Client;
 use kontiki_raft::{
-    Core, Effects, Entry, Input, Instant, IoId, LeaseStatus, Message, NodeId, PlantedBug,
-    ReadError, ReadId,
+    Effects, Entry, Input, Instant, IoId, LeaseStatus, Message, NodeId, PlantedBug, ReadError,
+    ReadId,
 };
 use node::Node;
 use orders::Order;
@@ -372,7 +372,7 @@ impl World {
             .line(|| format!("{} node {id} <- {input:?}", At(now)));
         let mut effects = std::mem::take(&mut self.effects);
         core.handle(local, input, &mut effects);
-        let view = view_of(core);
+        let view = View::of(core);
         self.wakes[n] = core
             .next_deadline()
             .map_or(u64::MAX, |at| node.clock.when(at.0));
@@ -469,15 +469,6 @@ impl World {
             node.id
         );
         Ok(())
-    }
-}
-
-fn view_of(core: &Core) -> View {
-    View {
-        role: core.role(),
-        term: core.term(),
-        leader: core.leader(),
-        commit: core.commit_index(),
     }
 }
 
