@@ -6,10 +6,9 @@ use std::path::{Path, PathBuf};
 
 fn scripts() -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("testdata");
-    let files = std::fs::read_dir(directory)
-        .unwrap()
-        .map(|file| file.unwrap().path());
-    let mut scripts: Vec<PathBuf> = files
+    let files = std::fs::read_dir(directory).expect("testdata is there");
+    let paths = files.map(|file| file.expect("it can be listed").path());
+    let mut scripts: Vec<PathBuf> = paths
         .filter(|path| path.extension().is_some_and(|e| e == "txt"))
         .collect();
     scripts.sort();
