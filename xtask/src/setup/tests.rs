@@ -30,10 +30,10 @@ impl Fake {
         Fake { directory, machine }
     }
 
-    /// One that can build the host.
+    /// One that can build the host and make networks of its own.
     fn with_native() -> Self {
         let fake = Fake::bare();
-        for program in ["cc", "c++", "make"] {
+        for program in ["cc", "c++", "make", "ip", "nft"] {
             fake.script(program, "exit 0");
         }
         fake.file("lib/libclang-14.so.1", "");
@@ -199,7 +199,7 @@ fn what_is_missing_is_installed_as_root() {
         fake.calls("apt-get"),
         [
             "apt-get update",
-            "apt-get install --yes --no-install-recommends gcc g++ make libclang-dev"
+            "apt-get install --yes --no-install-recommends gcc g++ make libclang-dev iproute2 nftables"
         ]
     );
 }
