@@ -175,6 +175,10 @@ impl Oracle {
         let last = meta.last_included;
         let saved = self.committed.get((last.index.0 as usize).wrapping_sub(1));
         let members = self.members_at(last.index);
+        // A forced membership overrides the log's on one survivor only: the others rightly go on
+        // with their own up to there.
+        let forced = self.replicas.iter().map(|replica| replica.forced_upto);
+        let forced_upto = forced.max().unwrap_or_default();
         let replica = &mut self.replicas[n];
         require!(
             last.index > replica.snapshot.index,
@@ -190,7 +194,7 @@ impl Oracle {
             replica.node
         );
         require!(
-            last.index <= replica.forced_upto || members == Members::of(&meta.configuration),
+            last.index <= forced_upto || members == Members::of(&meta.configuration),
             AppliedConfiguration,
             "node {}: snapshot {last} says {:?}, the log {members:?}",
             replica.node,
