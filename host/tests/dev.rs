@@ -22,7 +22,8 @@ struct Dev {
 }
 
 impl Dev {
-    fn start(more: &[&str]) -> Self {
+    /// Starts it and does not wait.
+    fn launch(more: &[&str]) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let log = std::fs::File::create(directory.path().join("dev.log")).unwrap();
         let child = command(&directory)
@@ -32,7 +33,11 @@ impl Dev {
             .stderr(log)
             .spawn()
             .unwrap();
-        let dev = Self { directory, child };
+        Self { directory, child }
+    }
+
+    fn start(more: &[&str]) -> Self {
+        let dev = Self::launch(more);
         let run = dev.types(&["wait", "--healthy", "--timeout", "60s"]);
         assert!(run.status.success(), "{}{}", stderr(&run), dev.log());
         dev
@@ -361,4 +366,69 @@ fn an_operators_day() {
         .map(|entry| &entry["command"])
         .collect();
     assert_eq!(commands, ["add 10", "add 1"]);
+}
+
+#[test]
+fn a_lost_majority_is_recovered_offline_and_online() {
+    let data = tempfile::tempdir().unwrap();
+    let path = data.path().display().to_string();
+    let n1 = data.path().join("n1").display().to_string();
+    let mut dev = Dev::start(&["--data", &path]);
+    dev.does(&["call", "counter", "add", "7"]);
+    dev.does(&["call", "atomic", "exchange", "x", "5"]);
+    let offline = ["recover", "counter", "--survivors", "n1", "--data-dir", &n1];
+    let busy = dev.types(&offline);
+    assert_eq!(busy.status.code(), Some(10), "{}", stderr(&busy));
+    assert!(stderr(&busy).contains("DATA_IN_USE"), "{}", stderr(&busy));
+    dev.does(&["dev", "stop"]);
+    dev.child.wait().unwrap();
+
+    let plan = dev.reads(&offline);
+    let voters = |set: &Value| set["current"]["voters"].as_array().unwrap().len();
+    assert_eq!(
+        (voters(&plan["before"]), voters(&plan["after"])),
+        (3, 1),
+        "{plan:#}"
+    );
+    assert_eq!(plan["done"], false);
+    assert_eq!(
+        dev.reads(&offline)["before"],
+        plan["before"],
+        "the rehearsal changed something"
+    );
+    let absent = ["recover", "nothing", "--survivors", "n1", "--data-dir", &n1];
+    assert_eq!(dev.types(&absent).status.code(), Some(4));
+    let another = ["recover", "counter", "--survivors", "n2", "--data-dir", &n1];
+    assert_eq!(dev.types(&another).status.code(), Some(10));
+    let confirmed: Vec<&str> = offline
+        .into_iter()
+        .chain(["--confirm", "counter"])
+        .collect();
+    assert_eq!(dev.reads(&confirmed)["done"], true);
+    assert_eq!(
+        voters(&dev.reads(&offline)["before"]),
+        1,
+        "it is not in force"
+    );
+
+    // The other two are gone: their data with them.
+    std::fs::remove_dir_all(data.path().join("n2")).unwrap();
+    std::fs::remove_dir_all(data.path().join("n3")).unwrap();
+    let alone = Dev::launch(&["-n", "1", "--data", &path, "--empty"]);
+    wait_for("the survivor leads", || {
+        let asked = alone.types(&["query", "counter", "get", "--timeout", "2s"]);
+        asked.status.success() && asked.stdout == b"7\n"
+    });
+    let lost = alone.types(&["call", "atomic", "exchange", "x", "6", "--timeout", "500ms"]);
+    assert_eq!(lost.status.code(), Some(3), "{}", stderr(&lost));
+    alone.does(&[
+        "recover",
+        "atomic",
+        "--survivors",
+        "n1",
+        "--confirm",
+        "atomic",
+    ]);
+    let set = alone.does(&["call", "atomic", "exchange", "x", "6"]);
+    assert_eq!(set, "ok old=5 new=6");
 }

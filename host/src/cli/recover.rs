@@ -1,16 +1,20 @@
 //! `kontiki recover`: a group whose majority is lost for good.
 
 use super::context::{Global, find_member};
+use super::exit::Exit;
 use super::failure::{Failure, Result};
 use super::names::{configuration_json, configuration_text};
 use super::output::{Document, fields};
 use clap::Args;
+use kontiki::node::offline::OfflineError;
 use kontiki_client::proto::{
     Configuration, GroupDescription, Introduction, LogId, NamedMembers, ResetPeersReply,
     ResetPeersRequest,
 };
 use kontiki_client::{Client, Member};
+use kontiki_storage::StorageError;
 use serde_json::{Value, json};
+use std::path::{Path, PathBuf};
 
 /// DESTRUCTIVE: forces a membership on the survivors of a group that lost its majority for good.
 ///
@@ -20,7 +24,8 @@ use serde_json::{Value, json};
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kontiki recover orders --survivors n1
-  kontiki recover orders --survivors n1 --confirm orders")]
+  kontiki recover orders --survivors n1 --confirm orders
+  kontiki recover orders --survivors n1 --data-dir /var/lib/kontiki    (while n1 is stopped)")]
 pub(crate) struct RecoverArgs {
     /// Name of the group
     group: String,
@@ -30,6 +35,13 @@ pub(crate) struct RecoverArgs {
     /// The name of the group, typed again: do it
     #[arg(long, value_name = "GROUP")]
     confirm: Option<String>,
+    /// Work on the data directory of a stopped node, instead of a running one. Of several survivors
+    /// take the one whose log is furthest
+    #[arg(long, value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    /// The node that the directory belongs to [default: the first survivor]
+    #[arg(long, requires = "data_dir")]
+    name: Option<String>,
 }
 
 /// Runs `kontiki recover`.
@@ -39,6 +51,9 @@ pub(crate) async fn run(global: &Global, args: &RecoverArgs) -> Result<()> {
             "--confirm says {typed:?}, the group is {:?}: nothing was changed",
             args.group
         )));
+    }
+    if let Some(directory) = &args.data_dir {
+        return offline(global, args, directory);
     }
     let client = global.client();
     let survivors = survivors(&client, args).await?;
@@ -65,19 +80,58 @@ pub(crate) async fn run(global: &Global, args: &RecoverArgs) -> Result<()> {
         nodes: &description.nodes,
         reply,
     };
-    global.out().print(&recovery);
-    if args.confirm.is_none() {
-        let words = format!(
-            "--survivors {} --confirm {}",
-            args.survivors.join(","),
-            args.group
-        );
-        global.out().note(&format!(
-            "nothing was changed; to do it: kontiki recover {} {words}",
-            args.group
-        ));
-    }
+    show(global, args, &recovery);
     Ok(())
+}
+
+fn show(global: &Global, args: &RecoverArgs, recovery: &Recovery<'_>) {
+    global.out().print(recovery);
+    if recovery.done {
+        return;
+    }
+    let mut words = format!(
+        "--survivors {} --confirm {}",
+        args.survivors.join(","),
+        args.group
+    );
+    if let Some(directory) = &args.data_dir {
+        words += &format!(" --data-dir {}", directory.display());
+    }
+    let group = &args.group;
+    let note = format!("nothing was changed; to do it: kontiki recover {group} {words}");
+    global.out().note(&note);
+}
+
+/// Does it to the data of a node that does not run.
+fn offline(global: &Global, args: &RecoverArgs, directory: &Path) -> Result<()> {
+    let name = args.name.as_ref().unwrap_or(&args.survivors[0]);
+    let done = args.confirm.is_some();
+    let reset = kontiki::node::offline::reset_peers;
+    let (reply, nodes) =
+        reset(directory, name, &args.group, &args.survivors, done).map_err(offline_failure)?;
+    let recovery = Recovery {
+        group: &args.group,
+        done,
+        through: name,
+        nodes: &nodes,
+        reply,
+    };
+    show(global, args, &recovery);
+    Ok(())
+}
+
+fn offline_failure(error: OfflineError) -> Failure {
+    let message = error.to_string();
+    match error {
+        OfflineError::Storage(StorageError::InUse { .. }) => Failure::local("DATA_IN_USE", message)
+            .with_hint("stop the node, or leave --data-dir out to recover while it runs"),
+        OfflineError::Storage(_) | OfflineError::Record(_) => Failure::local("DATA", message),
+        OfflineError::GroupNotFound { .. } => {
+            Failure::new(Exit::NotFound, "GROUP_NOT_FOUND", message)
+        }
+        OfflineError::NodeNotFound(_) => Failure::new(Exit::NotFound, "NODE_NOT_FOUND", message),
+        OfflineError::Refused(_) => Failure::new(Exit::Conflict, "MEMBERSHIP_INVALID", message),
+    }
 }
 
 async fn survivors(client: &Client, args: &RecoverArgs) -> Result<Vec<(Member, GroupDescription)>> {

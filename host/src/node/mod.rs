@@ -7,6 +7,7 @@ mod group;
 pub mod handle;
 mod listen;
 mod native_machine;
+pub mod offline;
 pub(crate) mod plugins;
 mod registry;
 pub mod request;

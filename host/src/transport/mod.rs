@@ -1,6 +1,6 @@
 //! Between nodes: who is who, and one ordered stream of messages to each.
 
-mod book;
+pub(crate) mod book;
 pub mod convert;
 mod frame;
 mod link;
