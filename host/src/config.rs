@@ -14,13 +14,13 @@ use std::time::Duration;
 #[derive(Clone, Debug, Default, PartialEq, Eq, clap::Args, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NodeOptions {
-    /// Name of this node, as people and other nodes call it [required]
+    /// Name of this node, as people and other nodes call it (required)
     #[arg(long, env = "KONTIKI_NAME")]
     pub name: Option<String>,
     /// Name of the cluster; nodes of different clusters refuse each other [default: kontiki]
     #[arg(long, env = "KONTIKI_CLUSTER")]
     pub cluster: Option<String>,
-    /// Data directory, or `memory://` to keep nothing [required]
+    /// Data directory, or `memory://` to keep nothing (required)
     #[arg(long, env = "KONTIKI_DATA_DIR", visible_alias = "storage")]
     pub data_dir: Option<String>,
     /// Address to listen on for clients; port 0 takes any [default: 127.0.0.1:7470]
