@@ -8,6 +8,7 @@ use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
@@ -351,16 +352,24 @@ pub fn component(name: &str) -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Ports nobody listens on at this moment, all different.
+/// Ports nobody listens on at this moment, all different. They lie below those the system hands out
+/// by itself: one of those could be taken by any connection between now and its use.
 ///
 /// # Errors
 /// If the machine has none left.
 pub fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let listeners: Vec<_> = (0..count)
-        .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))
-        .collect::<Result<_, _>>()?;
-    listeners
-        .iter()
-        .map(|listener| Ok(listener.local_addr()?.port()))
-        .collect()
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id() * 37;
+    let mut free = Vec::new();
+    for _ in 0..20_000 {
+        let port = 10_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let port = u16::try_from(port)?;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            free.push(port);
+        }
+        if free.len() == count {
+            return Ok(free);
+        }
+    }
+    bail!("no {count} ports are free on this machine")
 }

@@ -29,6 +29,21 @@ pub struct Cluster {
     pub directory: TempDir,
 }
 
+/// An address nobody listens on. Its port lies below those the system hands out by itself: one of
+/// those could be taken by any connection between now and its use.
+fn free_address() -> String {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let start = std::process::id() * 37;
+    loop {
+        let port = 10_000 + (start + NEXT.fetch_add(1, Ordering::Relaxed)) % 20_000;
+        let address = format!("127.0.0.1:{port}");
+        if std::net::TcpListener::bind(&address).is_ok() {
+            return address;
+        }
+    }
+}
+
 /// Where nodes keep their data.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Data {
@@ -48,14 +63,7 @@ impl Cluster {
 
     pub fn prepare(count: usize, data: Data) -> Self {
         let directory = tempfile::tempdir().unwrap();
-        // Held until all are chosen, so that no port is given twice.
-        let sockets: Vec<_> = (0..count)
-            .map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap())
-            .collect();
-        let addresses: Vec<_> = sockets
-            .iter()
-            .map(|socket| socket.local_addr().unwrap().to_string())
-            .collect();
+        let addresses: Vec<_> = (0..count).map(|_| free_address()).collect();
         let name = |index: usize| format!("n{}", index + 1);
         let peers = |me: usize| {
             let others = (0..count).filter(move |index| *index != me);
