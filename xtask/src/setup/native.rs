@@ -47,12 +47,16 @@ fn libclang(machine: &Machine) -> Option<PathBuf> {
         .find_map(|directory| libclang_in(directory))
 }
 
-/// The names under which bindgen looks for it.
+/// The names under which bindgen looks for it. `libclang-cpp.so` comes with LLVM itself and is
+/// another library: it has the C++ interface only.
 fn libclang_in(directory: &Path) -> Option<PathBuf> {
     let entries = directory.read_dir().ok()?;
     let is_libclang = |path: &PathBuf| {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
-        name == "libclang.so" || name.starts_with("libclang.so.") || name.starts_with("libclang-")
+        let named = |start: &str| name.starts_with(start);
+        name == "libclang.so"
+            || named("libclang.so.")
+            || named("libclang-") && !named("libclang-cpp")
     };
     let mut found = entries
         .flatten()

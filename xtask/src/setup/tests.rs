@@ -101,6 +101,17 @@ fn a_machine_that_has_everything_is_left_alone() {
 }
 
 #[test]
+fn the_cpp_interface_of_clang_is_not_libclang() {
+    let fake = Fake::with_native().with_rust();
+    fs::rename(
+        fake.path("lib/libclang-14.so.1"),
+        fake.path("lib/libclang-cpp.so.14"),
+    )
+    .unwrap();
+    assert_eq!(native::missing_packages(&fake.machine), ["libclang-dev"]);
+}
+
+#[test]
 fn check_reports_and_installs_nothing() {
     let fake = Fake::bare().with_rust();
     fake.script("apt-get", "exit 0");
