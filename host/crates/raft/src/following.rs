@@ -101,9 +101,13 @@ impl Core {
         // The leader caps this at what it knows to match here, so it lies within the log.
         let known = heartbeat.commit.min(self.log.last().index);
         self.commit_to(known, out);
+        if let Some(news) = &heartbeat.horizon {
+            self.note_horizon(news);
+        }
         let body = MessageBody::HeartbeatReply(HeartbeatReply {
             round: heartbeat.round,
             read_only: self.read_only,
+            echo: Some(self.echo()),
         });
         self.send(from, body, out);
     }

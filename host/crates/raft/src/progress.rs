@@ -1,7 +1,6 @@
 //! How far replication to one peer has come (etcd's `Progress`).
 
-use crate::Instant;
-use crate::{LogId, LogIndex, NodeId, PeerState, ReadId};
+use crate::{Echo, Instant, LogId, LogIndex, NodeId, PeerState, ReadId};
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
@@ -31,6 +30,8 @@ pub(crate) struct Peer {
     pub(crate) acked_sent_at: Option<Instant>,
     /// Latest heartbeat round it answered.
     pub(crate) acked_round: u64,
+    /// Its own note in that answer.
+    pub(crate) echo: Option<Echo>,
     /// When its latest answer came.
     pub(crate) last_answer: Option<Instant>,
     /// When this record was made.
@@ -78,6 +79,7 @@ impl Peer {
             sequence: 0,
             acked_sent_at: None,
             acked_round: 0,
+            echo: None,
             last_answer: None,
             since: now,
             read_only: false,
