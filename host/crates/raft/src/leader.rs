@@ -174,11 +174,8 @@ impl Core {
             .peers
             .retain(|peer| peer.leaving.is_none_or(|(_, until)| now < until));
         for peer in &mut leading.peers {
-            let lost = peer
-                .oldest_inflight()
-                .is_some_and(|at| now >= at.plus(retry));
-            if peer.flow == Flow::Replicate && lost {
-                peer.probe_from(peer.match_index.next());
+            if peer.flow == Flow::Replicate && peer.is_overdue(retry, now) {
+                peer.doubt_stream();
             }
         }
         self.replicate(out);

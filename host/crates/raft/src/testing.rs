@@ -109,6 +109,10 @@ pub(crate) struct Cluster {
     next_token: u64,
     /// Heartbeats sent so far.
     pub(crate) heartbeats: usize,
+    /// Entries sent so far, by receiver.
+    pub(crate) entries_sent: BTreeMap<u64, usize>,
+    /// Receiver and sequence of every append.
+    sequences: Vec<(u64, u64)>,
     initial: MemberSet,
     /// Whom a node voted for in a term.
     pub(crate) votes: BTreeMap<(u64, u64), u64>,
@@ -141,6 +145,8 @@ impl Cluster {
             follow_ups: VecDeque::new(),
             next_token: 0,
             heartbeats: 0,
+            entries_sent: BTreeMap::new(),
+            sequences: Vec::new(),
             initial: members(1..=voters),
             votes: BTreeMap::new(),
             answered_upto: LogIndex(0),
@@ -334,6 +340,10 @@ impl Cluster {
             Effect::Send { to, message } => {
                 self.check_promises(id, to.0, &message);
                 self.heartbeats += usize::from(matches!(message.body, MessageBody::Heartbeat(_)));
+                if let MessageBody::AppendEntries(append) = &message.body {
+                    *self.entries_sent.entry(to.0).or_default() += append.entries.len();
+                    self.sequences.push((to.0, append.sequence));
+                }
                 self.wire.push_back((id, to.0, message));
             }
             Effect::Apply(batch) => {
@@ -405,6 +415,12 @@ impl Cluster {
             self.step(id, input);
         }
         self.settle();
+    }
+
+    /// Sequences of the appends to `id`, in order.
+    pub(crate) fn sequences_sent(&self, id: u64) -> Vec<u64> {
+        let to_it = self.sequences.iter().filter(|(to, _)| *to == id);
+        to_it.map(|(_, sequence)| *sequence).collect()
     }
 
     fn note_answered(&mut self, index: LogIndex) {
