@@ -262,6 +262,7 @@ fn refusal(reason: &RejectReason) -> Reason {
         RejectReason::NotVoter { .. } => Reason::NotVoter,
         RejectReason::TransferTimedOut { .. } => Reason::TransferTimedOut,
         RejectReason::PeerUnreachable { .. } => Reason::PeerUnreachable,
+        RejectReason::LeaderSilent { .. } => Reason::LeaderUnreachable,
         RejectReason::Invalid(_) => Reason::InvalidArgument,
         RejectReason::Stopping => Reason::ShuttingDown,
     }
@@ -360,6 +361,7 @@ mod tests {
             (refused(R::Stopping), Code::Unavailable, "SHUTTING_DOWN", no, true),
             (Failure::ReplicaFailed("disk".into()), Code::Unavailable, "REPLICA_FAILED", no, true),
             (refused(R::PeerUnreachable { node }), Code::Unavailable, "PEER_UNREACHABLE", no, true),
+            (refused(R::LeaderSilent { leader: node }), Code::Unavailable, "LEADER_UNREACHABLE", no, true),
             (Failure::Busy, Code::ResourceExhausted, "BUSY", no, true),
             (refused(R::Busy), Code::ResourceExhausted, "BUSY", no, true),
             (refused(R::LeadershipLost), Code::Aborted, "LEADERSHIP_LOST", unknown, false),

@@ -95,6 +95,7 @@ pub fn message_to_wire(message: Message) -> v1::RaftMessage {
         MessageBody::ReadIndexReply(m) => Body::ReadIndexReply(v1::ReadIndexReply {
             token: m.token.0,
             index: m.index.map(|index| index.0),
+            busy: m.busy,
         }),
     };
     v1::RaftMessage {
@@ -159,6 +160,7 @@ pub fn message_from_wire(message: v1::RaftMessage) -> Result<Message> {
         Body::ReadIndexReply(m) => MessageBody::ReadIndexReply(ReadIndexReply {
             token: Token(m.token),
             index: m.index.map(|i| index("index", i)).transpose()?,
+            busy: m.busy,
         }),
     };
     Ok(Message { term, body })
@@ -484,10 +486,12 @@ mod tests {
             MessageBody::ReadIndexReply(ReadIndexReply {
                 token: Token(1),
                 index: None,
+                busy: true,
             }),
             MessageBody::ReadIndexReply(ReadIndexReply {
                 token: Token(1),
                 index: Some(LogIndex(3)),
+                busy: false,
             }),
         ]
     }

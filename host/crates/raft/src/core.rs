@@ -201,6 +201,13 @@ impl Core {
         self.known_leader
     }
 
+    /// Why the replica takes part in nothing any more; none while it does, and none after an
+    /// orderly [`Input::Shutdown`].
+    #[must_use]
+    pub fn failure(&self) -> Option<&'static str> {
+        self.failure
+    }
+
     pub(crate) fn next_number(&mut self) -> u64 {
         self.counter += 1;
         self.counter
@@ -315,6 +322,7 @@ impl Core {
         self.step_down(reason, out);
         self.campaign = None;
         self.set_leader(None, reason, out);
+        self.give_up_forwarded_reads(out);
         self.stopped = true;
         for (_, token) in self.waiting.take_all() {
             Self::reject(token, RejectReason::LeadershipLost, out);

@@ -595,3 +595,59 @@ fn an_answer_to_a_member_s_earlier_record_is_not_credited_to_its_present_one() {
             .all(|sequence| sequence > before.iter().max().unwrap())
     );
 }
+
+#[test]
+fn a_read_that_lost_its_leader_is_asked_once_more_of_the_next() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let (target, reader) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    // The question stays on the wire while leadership moves.
+    let token = cluster.token();
+    let mode = ReadMode::Quorum;
+    cluster.cut.insert((reader, leader));
+    cluster.give(reader, Input::ReadIndex { token, mode });
+    cluster.heal();
+    let transfer = cluster.token();
+    let target = TransferTarget::Node(NodeId(target));
+    let order = Input::TransferLeadership {
+        token: transfer,
+        target,
+    };
+    cluster.give(leader, order);
+    cluster.run_ms(500);
+    let reads = &cluster.node(reader).reads;
+    assert!(reads.iter().any(|(read, _)| *read == token));
+    assert_eq!(cluster.reason(reader, token), None);
+}
+
+#[test]
+fn a_read_that_the_leader_does_not_confirm_names_the_silent_leader() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let reader = leader % 3 + 1;
+    cluster.cut.insert((reader, leader));
+    let read = cluster.read(reader, ReadMode::Quorum);
+    cluster.run_ms(1_100);
+    let silent = RejectReason::LeaderSilent {
+        leader: NodeId(leader),
+    };
+    assert_eq!(cluster.reason(reader, read), Some(silent));
+}
+
+#[test]
+fn a_leader_that_is_too_busy_to_read_says_so_to_followers() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let reader = leader % 3 + 1;
+    cluster.isolate(leader);
+    for _ in 0..16_384 {
+        let token = cluster.token();
+        let mode = ReadMode::Quorum;
+        cluster.give_later(leader, Input::ReadIndex { token, mode });
+    }
+    cluster.cut.remove(&(reader, leader));
+    cluster.cut.remove(&(leader, reader));
+    cluster.node_mut(reader).deaf_to_heartbeats = true;
+    let read = cluster.read(reader, ReadMode::Quorum);
+    assert_eq!(cluster.reason(reader, read), Some(RejectReason::Busy));
+}

@@ -56,6 +56,7 @@ impl Core {
             self.campaign = None;
             self.set_leader(Some(from), StopReason::NewLeader, out);
             self.reset_election_timer();
+            self.ask_next_leader(out);
         }
         self.leader_heard_at = Some(self.now);
         self.rearm_election_timer();

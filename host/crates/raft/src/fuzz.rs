@@ -381,7 +381,8 @@ fn body(random: &mut Random) -> MessageBody {
         }),
         _ => MessageBody::ReadIndexReply(ReadIndexReply {
             token: Token(small(random)),
-            index: Some(LogIndex(small(random))),
+            index: chance(random, 70).then(|| LogIndex(small(random))),
+            busy: chance(random, 20),
         }),
     }
 }

@@ -29,6 +29,7 @@ impl Core {
         self.append_configuration(configuration);
         self.begin_heartbeat_round(out);
         self.replicate(out);
+        self.ask_next_leader(out);
     }
 
     /// Appends a configuration; it is in force from now on.

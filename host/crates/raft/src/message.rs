@@ -185,6 +185,9 @@ pub struct ReadIndexRequest {
 pub struct ReadIndexReply {
     /// As in the request.
     pub token: Token,
-    /// The read index, or nothing if the leader cannot confirm one now.
+    /// The read index, or nothing if it was not confirmed.
     pub index: Option<LogIndex>,
+    /// It was not, because too many reads wait there already; else because the node asked does
+    /// not lead, or leads no more.
+    pub busy: bool,
 }

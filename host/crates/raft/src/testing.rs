@@ -88,6 +88,8 @@ pub(crate) struct Node {
     /// Handles nothing; what comes for it is kept.
     pub(crate) asleep: bool,
     kept: Vec<Input>,
+    /// Heartbeats to it are lost.
+    pub(crate) deaf_to_heartbeats: bool,
     pub(crate) applied: Vec<Entry>,
     pub(crate) answered: Vec<Token>,
     pub(crate) done: Vec<Token>,
@@ -192,6 +194,7 @@ impl Cluster {
             fail_fetch: false,
             asleep: false,
             kept: Vec::new(),
+            deaf_to_heartbeats: false,
             applied: Vec::new(),
             answered: Vec::new(),
             done: Vec::new(),
@@ -319,6 +322,12 @@ impl Cluster {
         }
         let mut effects = Effects::new();
         let node = self.node_mut(id);
+        let beats = |m: &Message| matches!(m.body, MessageBody::Heartbeat(_));
+        if node.deaf_to_heartbeats
+            && matches!(&input, Input::Message { message, .. } if beats(message))
+        {
+            return;
+        }
         if node.asleep {
             if matches!(input, Input::Message { .. }) {
                 node.kept.push(input);
