@@ -215,6 +215,8 @@ pub struct Limits {
     pub peer_messages_max: usize,
     /// Messages waiting for one peer; more are dropped and counted.
     pub peer_queue_max: usize,
+    /// Bytes of entries waiting for one peer; more are dropped and counted.
+    pub peer_queue_size_bytes_max: usize,
     /// Largest plugin.
     pub plugin_size_bytes_max: usize,
 }
@@ -225,6 +227,7 @@ impl Default for Limits {
             proposals_max: 4_096,
             peer_messages_max: 4_096,
             peer_queue_max: 16_384,
+            peer_queue_size_bytes_max: 64 << 20,
             plugin_size_bytes_max: 64 << 20,
         }
     }
