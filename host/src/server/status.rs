@@ -55,6 +55,7 @@ reasons! {
     PluginInvalid        InvalidArgument    "PLUGIN_INVALID" 0,
     SettingInvalid       InvalidArgument    "SETTING_INVALID" 0,
     NotConfirmed         InvalidArgument    "NOT_CONFIRMED" 0,
+    LogCompacted         OutOfRange         "LOG_COMPACTED" 0,
     GroupNotFound        NotFound           "GROUP_NOT_FOUND" 0,
     PluginNotFound       NotFound           "PLUGIN_NOT_FOUND" 0,
     NodeNotFound         NotFound           "NODE_NOT_FOUND" 0,
