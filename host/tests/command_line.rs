@@ -352,6 +352,24 @@ fn commands_from_standard_input_are_answered_in_order() {
 }
 
 #[test]
+fn the_expected_term_holds_for_every_command_of_a_stream() {
+    let server = Server::start();
+    let call = |term| {
+        let words = ["call", "echo", "--stdin", "--expect-term", term];
+        fed(
+            "a\nb",
+            &[&words[..], &["--endpoints", &server.address]].concat(),
+        )
+    };
+    let run = call("2");
+    assert_eq!((run.code, run.stdout.as_str()), (0, "a\nb\n"));
+    let run = call("1");
+    assert_eq!(run.code, 6);
+    let refused = |line: &str| line.starts_with("error[TERM_MISMATCH]");
+    assert!(run.stdout.lines().count() == 2 && run.stdout.lines().all(refused));
+}
+
+#[test]
 fn a_file_is_sent_as_it_is() {
     let server = Server::start();
     let words = [

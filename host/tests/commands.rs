@@ -82,6 +82,7 @@ async fn a_stream_answers_in_order_on_leader_and_follower() {
         let requests = (0..500).map(|_| v1::ApplyStreamRequest {
             group: "counter".into(),
             command: "add 1".into(),
+            ..Default::default()
         });
         let requests = tokio_stream::iter(requests.collect::<Vec<_>>());
         let mut replies = cluster
@@ -225,5 +226,47 @@ async fn bad_requests_are_refused_with_a_reason() {
         entries.is_empty(),
         "a refused command must not be in the log"
     );
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_of_a_stream_are_refused_in_another_term_than_expected() {
+    let cluster = Cluster::start(3, Data::Memory).await;
+    cluster.create_group("counter", COUNTER).await;
+    let leader = cluster.leader("counter").await;
+    let (first, _) = apply(&mut cluster.client(leader), "counter", "add 1")
+        .await
+        .unwrap();
+    assert!(first > 0);
+    let term = cluster
+        .describe(leader, "counter")
+        .await
+        .unwrap()
+        .summary
+        .unwrap()
+        .term;
+    let request = |expected_term| v1::ApplyStreamRequest {
+        group: "counter".into(),
+        command: "add 1".into(),
+        expected_term,
+    };
+    for index in 0..3 {
+        let requests = [Some(term), Some(term + 9), None].map(request);
+        let replies = cluster
+            .client(index)
+            .apply_stream(tokio_stream::iter(requests))
+            .await;
+        let replies: Vec<_> = replies.unwrap().into_inner().collect().await;
+        let errors = replies
+            .into_iter()
+            .map(|reply| match reply.unwrap().outcome.unwrap() {
+                v1::apply_stream_reply::Outcome::Reply(_) => None,
+                v1::apply_stream_reply::Outcome::Error(error) => {
+                    Some((error.reason, error.outcome))
+                }
+            });
+        let mismatch = ("TERM_MISMATCH".to_owned(), "not_applied".to_owned());
+        assert_eq!(errors.collect::<Vec<_>>(), [None, Some(mismatch), None]);
+    }
     cluster.stop().await;
 }

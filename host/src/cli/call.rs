@@ -117,7 +117,7 @@ fn read(path: &std::path::Path) -> Result<Bytes> {
 /// Runs `kontiki call`.
 pub(crate) async fn call(global: &Global, args: &CallArgs) -> Result<()> {
     if args.stdin {
-        return stream(global, &args.group).await;
+        return stream(global, &args.group, args.expect_term).await;
     }
     let command = args.payload.bytes()?;
     let began = Instant::now();
@@ -251,7 +251,7 @@ fn verdict_json(reply: &Reply) -> Value {
 }
 
 /// Commands from standard input, answers to standard output, in order.
-async fn stream(global: &Global, group: &str) -> Result<()> {
+async fn stream(global: &Global, group: &str, expect_term: Option<u64>) -> Result<()> {
     let out = global.out();
     let lines = BufReader::new(tokio::io::stdin()).split(b'\n');
     let commands = futures_util::stream::unfold(lines, |mut lines| async move {
@@ -261,7 +261,8 @@ async fn stream(global: &Global, group: &str) -> Result<()> {
         }
         Some((Bytes::from(line), lines))
     });
-    let mut replies = global.client().apply_stream(group, Box::pin(commands));
+    let client = global.client();
+    let mut replies = client.apply_stream_in_term(group, Box::pin(commands), expect_term);
     let mut worst = Exit::Ok;
     while let Some(reply) = replies.next().await {
         worst = worse(worst, show_streamed(out, reply));

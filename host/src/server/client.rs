@@ -163,7 +163,8 @@ async fn pump(
     while let Some(request) = next {
         let deadline = Instant::now() + STREAM_COMMAND_LIMIT;
         let checked = check_size(&shared, request.command.len());
-        let one = checked.map(|()| (group.propose(request.command, None), deadline));
+        let term = request.expected_term.map(Term);
+        let one = checked.map(|()| (group.propose(request.command, term), deadline));
         if pending.send(one).await.is_err() {
             return;
         }
