@@ -1,9 +1,10 @@
 //! What the rest of the node holds of a group.
 
 use super::apply::{Applier, ApplyStatus};
+use super::budget::Budget;
 use super::clock::{Clock, micros};
 use super::request::{
-    Applied, Claim, Control, Failure, GroupStatus, Order, Outcome, Proposed, Query,
+    Applied, Claim, Control, Failure, GroupStatus, Order, Outcome, Proposed, Query, Reply,
 };
 use bytes::Bytes;
 use kontiki_plugin::Description;
@@ -102,6 +103,8 @@ pub(crate) struct HandleInner {
     pub(crate) applier: Applier,
     pub(crate) shared: Arc<GroupShared>,
     pub(crate) brief: watch::Receiver<Brief>,
+    pub(crate) commands_budget: Budget,
+    pub(crate) queries_budget: Budget,
 }
 
 impl GroupHandle {
@@ -156,34 +159,31 @@ impl GroupHandle {
 
     /// Puts a command into the queue, without waiting for its answer.
     pub(crate) fn propose(&self, command: Bytes, expected_term: Option<Term>) -> Pending {
-        let (reply, answer) = oneshot::channel();
         let claim = Claim::default();
+        let answer = self.enqueue(command, expected_term, claim.clone());
+        if answer.is_err() {
+            let answered = &self.inner.shared.answered;
+            answered.not_applied.fetch_add(1, Ordering::Relaxed);
+        }
+        Pending { claim, answer }
+    }
+
+    fn enqueue(
+        &self,
+        command: Bytes,
+        expected_term: Option<Term>,
+        claim: Claim,
+    ) -> Result<Answer, Failure> {
+        let share = self.inner.commands_budget.take(command.len());
+        let (sender, answer) = oneshot::channel();
         let proposed = Proposed {
             command,
             expected_term,
-            claim: claim.clone(),
-            reply,
+            claim,
+            reply: Reply::new(sender, share.ok_or(Failure::Busy)?),
         };
-        match self.inner.proposals.try_send(proposed) {
-            Ok(()) => Pending {
-                claim,
-                answer: Ok(answer),
-            },
-            Err(error) => {
-                self.inner
-                    .shared
-                    .answered
-                    .not_applied
-                    .fetch_add(1, Ordering::Relaxed);
-                Pending {
-                    claim,
-                    answer: Err(match error {
-                        mpsc::error::TrySendError::Full(_) => Failure::Busy,
-                        mpsc::error::TrySendError::Closed(_) => Failure::ShuttingDown,
-                    }),
-                }
-            }
-        }
+        self.inner.proposals.try_send(proposed).map_err(full)?;
+        Ok(answer)
     }
 
     /// Asks the state. Gives up after `limit`.
@@ -193,7 +193,9 @@ impl GroupHandle {
         consistency: Consistency,
         limit: Duration,
     ) -> Result<Applied, Failure> {
-        let (reply, answer) = oneshot::channel();
+        let share = self.inner.queries_budget.take(request.len());
+        let (sender, answer) = oneshot::channel();
+        let reply = Reply::new(sender, share.ok_or(Failure::Busy)?);
         match consistency {
             Consistency::Stale => self.inner.applier.query(LogIndex(0), request, reply),
             Consistency::Linearizable(mode) => {
@@ -202,13 +204,7 @@ impl GroupHandle {
                     mode,
                     reply,
                 };
-                self.inner
-                    .queries
-                    .try_send(query)
-                    .map_err(|error| match error {
-                        mpsc::error::TrySendError::Full(_) => Failure::Busy,
-                        mpsc::error::TrySendError::Closed(_) => Failure::ShuttingDown,
-                    })?;
+                self.inner.queries.try_send(query).map_err(full)?;
             }
         }
         match tokio::time::timeout(limit, answer).await {
@@ -265,10 +261,20 @@ impl GroupHandle {
     }
 }
 
+/// What a queue that takes no more means to whoever asks.
+fn full<T>(error: mpsc::error::TrySendError<T>) -> Failure {
+    match error {
+        mpsc::error::TrySendError::Full(_) => Failure::Busy,
+        mpsc::error::TrySendError::Closed(_) => Failure::ShuttingDown,
+    }
+}
+
+type Answer = oneshot::Receiver<Result<Applied, Failure>>;
+
 /// A command in the queue or under way.
 pub(crate) struct Pending {
     claim: Claim,
-    answer: Result<oneshot::Receiver<Result<Applied, Failure>>, Failure>,
+    answer: Result<Answer, Failure>,
 }
 
 impl Pending {
