@@ -249,6 +249,10 @@ fn an_answer_as_json_has_everything() {
     );
     let answer = json(&at(&server, "query echo get --consistency stale -o json").stdout);
     assert_eq!(answer["staleness_seconds"], 0.0015);
+    assert_eq!(answer["staleness"], "at_most");
+    let answer = json(&at(&server, "query echo unknown --consistency stale -o json").stdout);
+    assert_eq!(answer["staleness"], "unknown");
+    assert!(answer["staleness_seconds"].is_null());
 }
 
 #[test]

@@ -229,6 +229,55 @@ async fn bad_requests_are_refused_with_a_reason() {
     cluster.stop().await;
 }
 
+async fn staleness(cluster: &Cluster, index: usize) -> v1::query_reply::Staleness {
+    let request = v1::QueryRequest {
+        group: "counter".into(),
+        request: "get".into(),
+        consistency: Stale.into(),
+        ..Default::default()
+    };
+    let reply = cluster.client(index).query(request).await.unwrap();
+    reply.into_inner().staleness.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stale_answers_say_how_old_they_may_be() {
+    use v1::query_reply::Staleness::{StalenessUnknown, StalenessUs};
+    let mut cluster = Cluster::prepare(3, Data::Disk);
+    for index in 0..3 {
+        cluster.options(index).election_timeout = Some("1s".into());
+        cluster.start_node(index).await;
+    }
+    cluster.connected().await;
+    cluster.create_group("counter", COUNTER).await;
+    let leader = cluster.leader("counter").await;
+    apply(&mut cluster.client(leader), "counter", "add 1")
+        .await
+        .unwrap();
+    for index in 0..3 {
+        wait_for("a fresh state", || async {
+            let fresh = |us| us < 600_000;
+            matches!(staleness(&cluster, index).await, StalenessUs(us) if fresh(us)).then_some(())
+        })
+        .await;
+    }
+    // Alone, a leader knows no better than its followers how old it is.
+    let survivor = leader;
+    for index in (0..3).filter(|index| *index != survivor) {
+        cluster.stop_node(index).await;
+    }
+    wait_for("the state to grow old", || async {
+        let old = |us| us > 1_500_000;
+        matches!(staleness(&cluster, survivor).await, StalenessUs(us) if old(us)).then_some(())
+    })
+    .await;
+    // After a restart nobody can tell what happened meanwhile.
+    cluster.stop_node(survivor).await;
+    cluster.start_node(survivor).await;
+    assert_eq!(staleness(&cluster, survivor).await, StalenessUnknown(true));
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn commands_of_a_stream_are_refused_in_another_term_than_expected() {
     let cluster = Cluster::start(3, Data::Memory).await;

@@ -3,6 +3,7 @@
 use super::apply::{Applier, ApplyStatus};
 use super::budget::Budget;
 use super::clock::{Clock, micros};
+use super::context::lock;
 use super::request::{
     Applied, Claim, Control, Failure, GroupStatus, Order, Outcome, Proposed, Query, Reply,
 };
@@ -10,10 +11,10 @@ use bytes::Bytes;
 use kontiki_plugin::Description;
 use kontiki_proto::v1::GroupSpec;
 use kontiki_raft::{
-    GroupId, Instant, LogIndex, Message, NodeId, ReadMode, RejectReason, Role, Term,
+    GroupId, Horizon, Horizons, LogIndex, Message, NodeId, ReadMode, RejectReason, Role, Term,
 };
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -52,8 +53,8 @@ pub(crate) struct GroupShared {
     pub(crate) messages_dropped: AtomicU64,
     pub(crate) leader_changes: AtomicU64,
     pub(crate) waiting: AtomicU64,
-    /// When the leader last spoke, in microseconds of the node's clock; zero: never.
-    leader_heard_us: AtomicU64,
+    /// What is known of how old the state is.
+    horizons: Mutex<Horizons>,
 }
 
 impl GroupShared {
@@ -64,15 +65,13 @@ impl GroupShared {
             messages_dropped: AtomicU64::new(0),
             leader_changes: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
-            leader_heard_us: AtomicU64::new(0),
+            horizons: Mutex::default(),
         }
     }
 
-    /// Notes that `from` spoke, if it is the leader.
-    pub(crate) fn heard_from(&self, from: NodeId, leader: Option<NodeId>, now: Instant) {
-        if leader == Some(from) {
-            self.leader_heard_us.store(now.0, Ordering::Relaxed);
-        }
+    /// Takes in what the core has learnt of how old the state is.
+    pub(crate) fn note_horizon(&self, horizon: Horizon, applied: LogIndex) {
+        lock(&self.horizons).note(horizon, applied);
     }
 }
 
@@ -214,11 +213,10 @@ impl GroupHandle {
         }
     }
 
-    /// Time since the leader last spoke to this replica; none on the leader, or if it never did.
-    pub(crate) fn staleness_us(&self) -> Option<u64> {
-        let heard = self.inner.shared.leader_heard_us.load(Ordering::Relaxed);
-        let leads = matches!(self.brief().role, Role::Leader | Role::Transferring);
-        (heard > 0 && !leads).then(|| micros(self.inner.clock.now().since(Instant(heard))))
+    /// How old a state at `applied` is at most, in microseconds; none if that is not known.
+    pub(crate) fn staleness_us(&self, applied: LogIndex) -> Option<u64> {
+        let as_of = lock(&self.inner.shared.horizons).as_of(applied)?;
+        Some(micros(self.inner.clock.now().since(as_of)))
     }
 
     /// Passes a peer's message on. Dropped and counted if the mailbox is full: Raft repeats it.

@@ -81,14 +81,15 @@ impl ClientService {
         let limit = super::deadline::left(deadline);
         let answer = group.query(request.request, consistency, limit).await;
         let applied = answer.map_err(|failure| self.shared.explain(&group, failure))?;
-        let stale = consistency == Consistency::Stale;
+        let staleness = (consistency == Consistency::Stale)
+            .then(|| staleness(group.staleness_us(applied.position.id.index)));
         Ok(v1::QueryReply {
             position: Some(position(&applied.position)),
             result: Some(match applied.result {
                 Ok(answer) => v1::query_reply::Result::Answer(answer),
                 Err(reason) => v1::query_reply::Result::Rejected(reason),
             }),
-            staleness_us: if stale { group.staleness_us() } else { None },
+            staleness,
         })
     }
 
@@ -130,6 +131,11 @@ fn check_size(shared: &Shared, size_bytes: usize) -> Result<(), Fault> {
         size_bytes_max,
     };
     Err(Fault::new(Reason::TooLarge, reason.to_string()))
+}
+
+fn staleness(age_us: Option<u64>) -> v1::query_reply::Staleness {
+    use v1::query_reply::Staleness::{StalenessUnknown, StalenessUs};
+    age_us.map_or(StalenessUnknown(true), StalenessUs)
 }
 
 fn position(position: &Position) -> v1::Position {

@@ -126,10 +126,14 @@ impl Client for Service {
             Applied::Rejected(why) => Answer::Rejected(why),
         });
         let position = reply.position;
+        let staleness = match &*request.request {
+            b"unknown" => proto::query_reply::Staleness::StalenessUnknown(true),
+            _ => proto::query_reply::Staleness::StalenessUs(1500),
+        };
         Ok(Response::new(proto::QueryReply {
             position,
             result,
-            staleness_us: Some(1500),
+            staleness: Some(staleness),
         }))
     }
 }

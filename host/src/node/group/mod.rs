@@ -15,8 +15,8 @@ use super::request::{Control, Failure, Order, Outcome, Proposed, Query, Tokens};
 use super::waiting::{Waiter, Waiting, sweep};
 use crate::transport::Transport;
 use kontiki_raft::{
-    Core, Effect, Effects, EntryKind, Event, GroupId, Input, IoId, Message, NodeId, Persist,
-    Proposal, ReadError, ReadId, ReadMode, RejectReason, Role, SnapshotMeta,
+    Core, Effect, Effects, EntryKind, Event, GroupId, Horizon, Input, IoId, Message, NodeId,
+    Persist, Proposal, ReadError, ReadId, ReadMode, RejectReason, Role, SnapshotMeta,
 };
 use kontiki_storage::{Storage, StorageError};
 use std::collections::BTreeSet;
@@ -71,6 +71,8 @@ pub(crate) struct State {
     snapshot_failed: Option<SnapshotMeta>,
     /// The machine's thread has ended; the core is told once this round's effects are carried out.
     apply_ended: bool,
+    /// The latest horizon that was passed on.
+    horizon: Option<Horizon>,
     removed: bool,
     stopping: bool,
 }
@@ -171,8 +173,6 @@ impl Group {
     }
 
     fn on_message(&mut self, from: NodeId, message: Message) {
-        self.shared
-            .heard_from(from, self.core.leader(), self.clock.now());
         self.handle(Input::Message { from, message });
     }
 
@@ -489,7 +489,17 @@ impl Group {
         self.state.unreachable.clear();
     }
 
+    fn note_horizon(&mut self) {
+        let horizon = self.core.horizon();
+        if let Some(new) = horizon.filter(|_| horizon != self.state.horizon) {
+            let applied = self.applier.view().status().applied.index;
+            self.shared.note_horizon(new, applied);
+            self.state.horizon = horizon;
+        }
+    }
+
     fn refresh_brief(&mut self) {
+        self.note_horizon();
         let brief = Brief {
             role: self.core.role(),
             term: self.core.term(),

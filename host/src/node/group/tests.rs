@@ -11,7 +11,7 @@ use crate::transport::QueueLimits;
 use bytes::Bytes;
 use kontiki_proto::v1;
 use kontiki_raft::{
-    AppendEntries, Entry, LogId, LogIndex, MemberSet, MessageBody, Settings, Term,
+    AppendEntries, Entry, HeartbeatReply, LogId, LogIndex, MemberSet, MessageBody, Settings, Term,
 };
 use kontiki_storage::{GroupRecord, Options, StorageMetrics};
 use std::sync::Mutex;
@@ -284,4 +284,33 @@ async fn a_group_whose_machine_has_ended_leads_no_more() {
         failure(bench.propose()).await.outcome(),
         Outcome::NotApplied
     );
+}
+
+/// A mailbox that is never empty must not stop the clock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_messages_does_not_keep_the_group_from_its_timers() {
+    let bench = bench(1);
+    bench.becomes(Role::Leader).await;
+    let (handle, over) = (bench.handle.clone(), Arc::new(AtomicBool::new(false)));
+    let stop = Arc::clone(&over);
+    let flood = std::thread::spawn(move || {
+        // From a stranger, so that nothing comes of it.
+        let message = Message {
+            term: Term(0),
+            body: MessageBody::HeartbeatReply(HeartbeatReply {
+                round: 1,
+                read_only: false,
+                echo: None,
+            }),
+        };
+        while !stop.load(Ordering::Acquire) {
+            handle.deliver(NodeId(9), message.clone());
+        }
+    });
+    // A leader confirms itself with every heartbeat, a tenth of a second apart.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let staleness_us = bench.handle.staleness_us(LogIndex(u64::MAX)).unwrap();
+    over.store(true, Ordering::Release);
+    flood.join().unwrap();
+    assert!(staleness_us < 1_000_000, "{staleness_us} µs without a tick");
 }
