@@ -211,10 +211,18 @@ pub struct NodeConfig {
 pub struct Limits {
     /// Commands waiting per group; more are refused as busy.
     pub proposals_max: usize,
+    /// Bytes of the commands of a group that are not answered; more are refused as busy.
+    pub proposals_size_bytes_max: usize,
+    /// Queries of a group that are not answered; more are refused as busy.
+    pub queries_max: usize,
+    /// Their bytes; more are refused as busy.
+    pub queries_size_bytes_max: usize,
     /// Peer messages waiting per group; more are dropped and counted.
     pub peer_messages_max: usize,
     /// Messages waiting for one peer; more are dropped and counted.
     pub peer_queue_max: usize,
+    /// Bytes of entries waiting for one peer; more are dropped and counted.
+    pub peer_queue_size_bytes_max: usize,
     /// Largest plugin.
     pub plugin_size_bytes_max: usize,
 }
@@ -223,8 +231,12 @@ impl Default for Limits {
     fn default() -> Self {
         Self {
             proposals_max: 4_096,
+            proposals_size_bytes_max: 128 << 20,
+            queries_max: 16_384,
+            queries_size_bytes_max: 64 << 20,
             peer_messages_max: 4_096,
             peer_queue_max: 16_384,
+            peer_queue_size_bytes_max: 64 << 20,
             plugin_size_bytes_max: 64 << 20,
         }
     }

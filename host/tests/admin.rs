@@ -176,6 +176,7 @@ async fn a_read_only_group_answers_queries_and_refuses_commands() {
     let set = |on| v1::SetReadOnlyRequest {
         group: "counter".into(),
         on,
+        local: false,
     };
     cluster.admin(1).set_read_only(set(true)).await.unwrap();
     let refused = apply(&mut cluster.client(0), "counter", "add 1")
@@ -376,5 +377,100 @@ async fn settings_change_while_the_node_runs() {
             .unwrap_err();
         assert_eq!(details(&refused).0, reason, "{name}");
     }
+    cluster.stop().await;
+}
+
+async fn set_read_only(
+    cluster: &Cluster,
+    index: usize,
+    on: bool,
+    local: bool,
+) -> Result<Vec<String>, Status> {
+    let request = v1::SetReadOnlyRequest {
+        group: "counter".into(),
+        on,
+        local,
+    };
+    let reply = cluster.admin(index).set_read_only(request).await?;
+    Ok(reply.into_inner().unreached)
+}
+
+async fn is_read_only(cluster: &Cluster, index: usize) -> bool {
+    let status = cluster.describe(index, "counter").await.unwrap();
+    status.read_only
+}
+
+/// braft's rule: the leader's own mode, or that of a majority.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_read_only_replica_is_one_and_a_majority_of_them_is_the_group() {
+    let cluster = Cluster::start(3, Data::Memory).await;
+    cluster.create_group("counter", COUNTER).await;
+    let leader = cluster.leader("counter").await;
+    let others: Vec<_> = (0..3).filter(|index| *index != leader).collect();
+    add(&cluster, leader, 1).await;
+    set_read_only(&cluster, others[0], true, true)
+        .await
+        .unwrap();
+    assert!(is_read_only(&cluster, others[0]).await);
+    assert!(!is_read_only(&cluster, leader).await && !is_read_only(&cluster, others[1]).await);
+    // The leader has heard of it when it has heard of the second, and still takes commands.
+    add(&cluster, leader, 1).await;
+    set_read_only(&cluster, others[1], true, true)
+        .await
+        .unwrap();
+    let refused = wait_for("the leader to hear of both", || async {
+        apply(&mut cluster.client(leader), "counter", "add 1")
+            .await
+            .err()
+    })
+    .await;
+    assert_eq!(details(&refused).0, "READ_ONLY");
+    assert!(
+        !is_read_only(&cluster, leader).await,
+        "its own mode is another matter"
+    );
+    set_read_only(&cluster, others[0], false, true)
+        .await
+        .unwrap();
+    wait_for("the group to take commands again", || async {
+        apply(&mut cluster.client(leader), "counter", "add 1")
+            .await
+            .ok()
+    })
+    .await;
+    assert!(
+        is_read_only(&cluster, others[1]).await,
+        "the other one keeps its mode"
+    );
+    assert!(
+        set_read_only(&cluster, others[0], false, false)
+            .await
+            .unwrap()
+            .is_empty()
+    );
+    assert!(!is_read_only(&cluster, others[1]).await);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn switching_a_mode_says_who_was_not_reached() {
+    let mut cluster = Cluster::start(3, Data::Memory).await;
+    cluster.create_group("counter", COUNTER).await;
+    let leader = cluster.leader("counter").await;
+    let (down, up) = ((leader + 1) % 3, (leader + 2) % 3);
+    add(&cluster, leader, 1).await;
+    cluster.stop_node(down).await;
+    for on in [true, false] {
+        let unreached = set_read_only(&cluster, up, on, false).await.unwrap();
+        assert_eq!(unreached.len(), 1);
+        assert!(
+            unreached[0].starts_with(&format!("n{}", down + 1)),
+            "{unreached:?}"
+        );
+    }
+    cluster.stop_node(leader).await;
+    let refused = set_read_only(&cluster, up, false, false).await.unwrap_err();
+    assert_eq!(details(&refused).0, "PEER_UNREACHABLE");
+    assert!(refused.message().contains(&format!("n{}", leader + 1)));
     cluster.stop().await;
 }

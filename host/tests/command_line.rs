@@ -249,6 +249,10 @@ fn an_answer_as_json_has_everything() {
     );
     let answer = json(&at(&server, "query echo get --consistency stale -o json").stdout);
     assert_eq!(answer["staleness_seconds"], 0.0015);
+    assert_eq!(answer["staleness"], "at_most");
+    let answer = json(&at(&server, "query echo unknown --consistency stale -o json").stdout);
+    assert_eq!(answer["staleness"], "unknown");
+    assert!(answer["staleness_seconds"].is_null());
 }
 
 #[test]
@@ -349,6 +353,24 @@ fn commands_from_standard_input_are_answered_in_order() {
             .iter()
             .all(|line| line["rejected"] == "no such number")
     );
+}
+
+#[test]
+fn the_expected_term_holds_for_every_command_of_a_stream() {
+    let server = Server::start();
+    let call = |term| {
+        let words = ["call", "echo", "--stdin", "--expect-term", term];
+        fed(
+            "a\nb",
+            &[&words[..], &["--endpoints", &server.address]].concat(),
+        )
+    };
+    let run = call("2");
+    assert_eq!((run.code, run.stdout.as_str()), (0, "a\nb\n"));
+    let run = call("1");
+    assert_eq!(run.code, 6);
+    let refused = |line: &str| line.starts_with("error[TERM_MISMATCH]");
+    assert!(run.stdout.lines().count() == 2 && run.stdout.lines().all(refused));
 }
 
 #[test]

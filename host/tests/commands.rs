@@ -82,6 +82,7 @@ async fn a_stream_answers_in_order_on_leader_and_follower() {
         let requests = (0..500).map(|_| v1::ApplyStreamRequest {
             group: "counter".into(),
             command: "add 1".into(),
+            ..Default::default()
         });
         let requests = tokio_stream::iter(requests.collect::<Vec<_>>());
         let mut replies = cluster
@@ -225,5 +226,96 @@ async fn bad_requests_are_refused_with_a_reason() {
         entries.is_empty(),
         "a refused command must not be in the log"
     );
+    cluster.stop().await;
+}
+
+async fn staleness(cluster: &Cluster, index: usize) -> v1::query_reply::Staleness {
+    let request = v1::QueryRequest {
+        group: "counter".into(),
+        request: "get".into(),
+        consistency: Stale.into(),
+        ..Default::default()
+    };
+    let reply = cluster.client(index).query(request).await.unwrap();
+    reply.into_inner().staleness.unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn stale_answers_say_how_old_they_may_be() {
+    use v1::query_reply::Staleness::{StalenessUnknown, StalenessUs};
+    let mut cluster = Cluster::prepare(3, Data::Disk);
+    for index in 0..3 {
+        cluster.options(index).election_timeout = Some("1s".into());
+        cluster.start_node(index).await;
+    }
+    cluster.connected().await;
+    cluster.create_group("counter", COUNTER).await;
+    let leader = cluster.leader("counter").await;
+    apply(&mut cluster.client(leader), "counter", "add 1")
+        .await
+        .unwrap();
+    for index in 0..3 {
+        wait_for("a fresh state", || async {
+            let fresh = |us| us < 600_000;
+            matches!(staleness(&cluster, index).await, StalenessUs(us) if fresh(us)).then_some(())
+        })
+        .await;
+    }
+    // Alone, a leader knows no better than its followers how old it is.
+    let survivor = leader;
+    for index in (0..3).filter(|index| *index != survivor) {
+        cluster.stop_node(index).await;
+    }
+    wait_for("the state to grow old", || async {
+        let old = |us| us > 1_500_000;
+        matches!(staleness(&cluster, survivor).await, StalenessUs(us) if old(us)).then_some(())
+    })
+    .await;
+    // After a restart nobody can tell what happened meanwhile.
+    cluster.stop_node(survivor).await;
+    cluster.start_node(survivor).await;
+    assert_eq!(staleness(&cluster, survivor).await, StalenessUnknown(true));
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn commands_of_a_stream_are_refused_in_another_term_than_expected() {
+    let cluster = Cluster::start(3, Data::Memory).await;
+    cluster.create_group("counter", COUNTER).await;
+    let leader = cluster.leader("counter").await;
+    let (first, _) = apply(&mut cluster.client(leader), "counter", "add 1")
+        .await
+        .unwrap();
+    assert!(first > 0);
+    let term = cluster
+        .describe(leader, "counter")
+        .await
+        .unwrap()
+        .summary
+        .unwrap()
+        .term;
+    let request = |expected_term| v1::ApplyStreamRequest {
+        group: "counter".into(),
+        command: "add 1".into(),
+        expected_term,
+    };
+    for index in 0..3 {
+        let requests = [Some(term), Some(term + 9), None].map(request);
+        let replies = cluster
+            .client(index)
+            .apply_stream(tokio_stream::iter(requests))
+            .await;
+        let replies: Vec<_> = replies.unwrap().into_inner().collect().await;
+        let errors = replies
+            .into_iter()
+            .map(|reply| match reply.unwrap().outcome.unwrap() {
+                v1::apply_stream_reply::Outcome::Reply(_) => None,
+                v1::apply_stream_reply::Outcome::Error(error) => {
+                    Some((error.reason, error.outcome))
+                }
+            });
+        let mismatch = ("TERM_MISMATCH".to_owned(), "not_applied".to_owned());
+        assert_eq!(errors.collect::<Vec<_>>(), [None, Some(mismatch), None]);
+    }
     cluster.stop().await;
 }

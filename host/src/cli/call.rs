@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use futures_util::StreamExt as _;
-use kontiki_client::{Consistency, Error, Reply, Verdict};
+use kontiki_client::{Consistency, Error, Reply, Staleness, Verdict};
 use serde_json::{Value, json};
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -117,7 +117,7 @@ fn read(path: &std::path::Path) -> Result<Bytes> {
 /// Runs `kontiki call`.
 pub(crate) async fn call(global: &Global, args: &CallArgs) -> Result<()> {
     if args.stdin {
-        return stream(global, &args.group).await;
+        return stream(global, &args.group, args.expect_term).await;
     }
     let command = args.payload.bytes()?;
     let began = Instant::now();
@@ -186,7 +186,10 @@ impl Answer<'_> {
             staleness,
             ..
         } = &self.reply;
-        let stale = staleness.map(|age| format!(" · {:.3} s stale", age.as_secs_f64()));
+        let stale = staleness.map(|age| match age {
+            Staleness::AtMost(age) => format!(" · at most {:.3} s stale", age.as_secs_f64()),
+            Staleness::Unknown => " · how stale is not known".to_owned(),
+        });
         let took = self.took.as_secs_f64() * 1e3;
         let stale = stale.unwrap_or_default();
         format!("{served_by} · term {term} · index {index}{stale} · {took:.1} ms")
@@ -201,8 +204,15 @@ impl Document for Answer<'_> {
         if let Some(fields) = fields.as_object_mut() {
             fields.insert("group".into(), self.group.into());
             fields.insert("seconds".into(), self.took.as_secs_f64().into());
-            if let Some(age) = self.reply.staleness {
-                fields.insert("staleness_seconds".into(), age.as_secs_f64().into());
+            match self.reply.staleness {
+                Some(Staleness::AtMost(age)) => {
+                    fields.insert("staleness".into(), "at_most".into());
+                    fields.insert("staleness_seconds".into(), age.as_secs_f64().into());
+                }
+                Some(Staleness::Unknown) => {
+                    fields.insert("staleness".into(), "unknown".into());
+                }
+                None => {}
             }
         }
         fields
@@ -251,7 +261,7 @@ fn verdict_json(reply: &Reply) -> Value {
 }
 
 /// Commands from standard input, answers to standard output, in order.
-async fn stream(global: &Global, group: &str) -> Result<()> {
+async fn stream(global: &Global, group: &str, expect_term: Option<u64>) -> Result<()> {
     let out = global.out();
     let lines = BufReader::new(tokio::io::stdin()).split(b'\n');
     let commands = futures_util::stream::unfold(lines, |mut lines| async move {
@@ -261,7 +271,8 @@ async fn stream(global: &Global, group: &str) -> Result<()> {
         }
         Some((Bytes::from(line), lines))
     });
-    let mut replies = global.client().apply_stream(group, Box::pin(commands));
+    let client = global.client();
+    let mut replies = client.apply_stream_in_term(group, Box::pin(commands), expect_term);
     let mut worst = Exit::Ok;
     while let Some(reply) = replies.next().await {
         worst = worse(worst, show_streamed(out, reply));

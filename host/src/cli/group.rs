@@ -324,54 +324,24 @@ async fn campaign(global: &Global, args: &CampaignArgs) -> Result<()> {
 
 async fn read_only(global: &Global, args: &ReadOnlyArgs) -> Result<()> {
     let client = global.client();
-    let on = args.mode == Switch::On;
-    let members = match &args.node {
-        Some(node) => vec![find_member(&client, node).await?],
-        None => replicas(global, &args.group).await?,
-    };
-    let mut failed = None;
-    for member in &members {
-        match client
-            .at(member.address.clone())
-            .admin()
-            .set_read_only(&args.group, on)
-            .await
-        {
-            Ok(()) => {
-                let mode = if on { "read-only" } else { "writable" };
-                global
-                    .out()
-                    .note(&format!("{}: {} is {mode}", member.name, args.group));
-            }
-            Err(error) => failed = Some((member.name.clone(), Failure::from(error))),
+    let (out, on) = (global.out(), args.mode == Switch::On);
+    let mode = if on { "read-only" } else { "writable" };
+    let Some(node) = &args.node else {
+        let unreached = client.admin().set_read_only(&args.group, on).await?;
+        out.note(&format!("{} is {mode}", args.group));
+        for member in unreached {
+            out.note(&format!("not told: {member}"));
         }
-    }
-    match failed {
-        None => Ok(()),
-        Some((name, failure)) => Err(failure.with_hint(format!(
-            "{name} was not switched; try again, or --node to switch single nodes"
-        ))),
-    }
-}
-
-/// The members of a group as nodes.
-async fn replicas(global: &Global, group: &str) -> Result<Vec<kontiki_client::Member>> {
-    let client = global.client();
-    let described = cluster::describe(&client, group).await?;
-    let configuration = described.configuration.unwrap_or_default();
-    let sets = configuration.current.iter().chain(&configuration.old);
-    let ids: Vec<u64> = sets
-        .flat_map(|set| set.voters.iter().chain(&set.learners))
-        .copied()
-        .collect();
-    let members = client
-        .members()
-        .await
-        .map_err(|e| Failure::from(e).of_read())?;
-    Ok(members
-        .into_iter()
-        .filter(|member| ids.contains(&member.id))
-        .collect())
+        return Ok(());
+    };
+    let member = find_member(&client, node).await?;
+    let at = client.at(member.address.clone());
+    at.admin().set_read_only_here(&args.group, on).await?;
+    out.note(&format!(
+        "the replica of {} on {} is {mode}",
+        args.group, member.name
+    ));
+    Ok(())
 }
 
 async fn log(global: &Global, args: &LogArgs) -> Result<()> {

@@ -2,12 +2,13 @@
 //! queries between batches.
 
 use super::plugins::PluginSource;
-use super::request::{Applied, ApplyReply, Failure, Outcome, Position, QueryReply};
+use super::request::{Applied, Failure, Outcome, Position, Reply};
 use bytes::Bytes;
 use kontiki_plugin::{Answer, Answers, Batch, Machine, OutcomeHash};
 use kontiki_raft::{ApplyBatch, Entry, EntryKind, GroupId, LogId, LogIndex};
 use kontiki_storage::Storage;
 use std::collections::VecDeque;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
@@ -30,6 +31,8 @@ pub(crate) struct ApplyView {
     calls: AtomicU64,
     call_time_ns: AtomicU64,
     queries: AtomicU64,
+    /// Queries whose index is not applied yet.
+    waiting: AtomicU64,
     /// Commands answered to clients of this node.
     answered: AtomicU64,
     fault: Mutex<Option<String>>,
@@ -97,8 +100,9 @@ pub(crate) enum ApplyReport {
 pub(crate) type Reporter = Box<dyn Fn(ApplyReport) + Send>;
 
 enum Job {
-    Apply(ApplyBatch, Vec<(LogIndex, ApplyReply)>),
+    Apply(ApplyBatch, Vec<(LogIndex, Reply)>),
     Query(PendingQuery),
+    Sweep,
     Stop,
 }
 
@@ -106,7 +110,7 @@ enum Job {
 struct PendingQuery {
     after: LogIndex,
     request: Bytes,
-    reply: QueryReply,
+    reply: Reply,
 }
 
 /// Handle of a machine's thread. The thread ends when it is told to, or when the last handle is
@@ -144,23 +148,28 @@ impl Applier {
         &self.view
     }
 
-    /// Applies a batch; each reply is answered when its entry is applied.
-    pub(crate) fn apply(&self, batch: ApplyBatch, replies: Vec<(LogIndex, ApplyReply)>) {
+    /// Applies a batch; each reply is answered when its entry is applied. False if the thread is
+    /// no more: then the entries, which are committed, are not applied here.
+    #[must_use]
+    pub(crate) fn apply(&self, batch: ApplyBatch, replies: Vec<(LogIndex, Reply)>) -> bool {
         let entries = (batch.last.0 + 1).saturating_sub(batch.first.0);
         self.view.queued.fetch_add(entries, Ordering::Relaxed);
-        if let Err(mpsc::SendError(Job::Apply(_, replies))) =
-            self.jobs.send(Job::Apply(batch, replies))
-        {
-            // Only after a panic on the thread: nobody can say what became of the entries.
-            fail_all(
-                replies,
-                &Failure::ReplicaFailed("its apply thread died".into()),
-            );
+        let Err(mpsc::SendError(unsent)) = self.jobs.send(Job::Apply(batch, replies)) else {
+            return true;
+        };
+        if let Job::Apply(_, replies) = unsent {
+            // They are committed: every other replica applies them.
+            let failure = Failure::PluginFault {
+                message: "the thread of the state machine has ended".into(),
+                outcome: Outcome::Unknown,
+            };
+            fail_all(replies, &failure);
         }
+        false
     }
 
     /// Runs a query as soon as `after` is applied.
-    pub(crate) fn query(&self, after: LogIndex, request: Bytes, reply: QueryReply) {
+    pub(crate) fn query(&self, after: LogIndex, request: Bytes, reply: Reply) {
         let query = PendingQuery {
             after,
             request,
@@ -172,6 +181,14 @@ impl Applier {
 }
 
 impl Applier {
+    /// Lets go of queries that wait for an index and that nobody asks any more.
+    pub(crate) fn sweep(&self) {
+        if self.view.waiting.load(Ordering::Relaxed) > 0 {
+            // A failure means that the thread has ended, and its queue with it.
+            let _ = self.jobs.send(Job::Sweep);
+        }
+    }
+
     /// Ends the thread once it has done what is queued. Whoever asks later gets no answer.
     pub(crate) fn stop(&self) {
         // A failure means that it has ended already.
@@ -179,9 +196,9 @@ impl Applier {
     }
 }
 
-fn fail_all(replies: Vec<(LogIndex, ApplyReply)>, failure: &Failure) {
+fn fail_all(replies: Vec<(LogIndex, Reply)>, failure: &Failure) {
     for (_, reply) in replies {
-        let _ = reply.send(Err(failure.clone()));
+        reply.send(Err(failure.clone()));
     }
 }
 
@@ -234,16 +251,42 @@ impl Worker {
     }
 
     fn run(mut self, queue: &mpsc::Receiver<Job>) {
-        if let Err(stopped) = self.make_machine() {
-            self.stop(stopped);
-        }
+        self.guarded(|worker| {
+            if let Err(stopped) = worker.make_machine() {
+                worker.stop(stopped);
+            }
+        });
         while let Ok(job) = queue.recv() {
             match job {
-                Job::Apply(batch, replies) => self.apply(batch, replies),
-                Job::Query(query) => self.query(query),
+                Job::Apply(batch, replies) => self.guarded(|worker| worker.apply(batch, replies)),
+                Job::Query(query) => self.guarded(|worker| worker.query(query)),
+                Job::Sweep => self.sweep(),
                 Job::Stop => return,
             }
         }
+    }
+
+    /// A panic is a bug of the host's. The machine it left is not trusted, but the thread goes on:
+    /// everyone who waits gets an answer, and the group learns that it must not lead.
+    fn guarded(&mut self, work: impl FnOnce(&mut Self)) {
+        let caught = catch_unwind(AssertUnwindSafe(|| work(self)));
+        if caught.is_err() && self.fault.is_none() {
+            self.machine = None;
+            self.stop(Stopped {
+                message: "the thread of the state machine panicked; see this node's log".into(),
+            });
+        }
+    }
+
+    /// Lets go of queries that nobody asks any more.
+    fn sweep(&mut self) {
+        self.waiting.retain(|query| !query.reply.is_closed());
+        self.note_waiting();
+    }
+
+    fn note_waiting(&self) {
+        let waiting = self.waiting.len() as u64;
+        self.view.waiting.store(waiting, Ordering::Relaxed);
     }
 
     fn make_machine(&mut self) -> Result<(), Stopped> {
@@ -266,7 +309,7 @@ impl Worker {
         self.view.set_fault(&stopped.message);
         self.fault = Some(stopped.message);
         for query in std::mem::take(&mut self.waiting) {
-            let _ = query.reply.send(Err(self.failure()));
+            query.reply.send(Err(self.failure()));
         }
         (self.report)(ApplyReport::Failed(index));
     }
@@ -278,7 +321,7 @@ impl Worker {
         }
     }
 
-    fn apply(&mut self, batch: ApplyBatch, replies: Vec<(LogIndex, ApplyReply)>) {
+    fn apply(&mut self, batch: ApplyBatch, replies: Vec<(LogIndex, Reply)>) {
         let entries = (batch.last.0 + 1).saturating_sub(batch.first.0);
         let mut replies = VecDeque::from(replies);
         if self.fault.is_none()
@@ -294,7 +337,7 @@ impl Worker {
     fn apply_batch(
         &mut self,
         batch: ApplyBatch,
-        replies: &mut VecDeque<(LogIndex, ApplyReply)>,
+        replies: &mut VecDeque<(LogIndex, Reply)>,
     ) -> Result<(), Stopped> {
         if !batch.entries.is_empty() {
             return self.apply_entries(&batch.entries, replies);
@@ -329,7 +372,7 @@ impl Worker {
     fn apply_entries(
         &mut self,
         entries: &[Entry],
-        replies: &mut VecDeque<(LogIndex, ApplyReply)>,
+        replies: &mut VecDeque<(LogIndex, Reply)>,
     ) -> Result<(), Stopped> {
         let mut rest = entries;
         while let Some(first) = rest.first() {
@@ -351,7 +394,7 @@ impl Worker {
         batch: &Batch<'_>,
         entries: &[Entry],
         time_ns: u64,
-        replies: &mut VecDeque<(LogIndex, ApplyReply)>,
+        replies: &mut VecDeque<(LogIndex, Reply)>,
     ) -> Result<(), kontiki_plugin::ApplyFault> {
         let machine = self
             .machine
@@ -377,7 +420,7 @@ impl Worker {
             {
                 let (_, reply) = replies.pop_front().expect("there is a front");
                 self.view.answered.fetch_add(1, Ordering::Relaxed);
-                let _ = reply.send(Ok(self.applied(entry.id, answer)));
+                reply.send(Ok(self.applied(entry.id, answer)));
             }
         }
         if let Some(last) = entries.last() {
@@ -421,7 +464,7 @@ impl Worker {
         &mut self,
         entries: &[Entry],
         fault: kontiki_plugin::ApplyFault,
-        replies: &mut VecDeque<(LogIndex, ApplyReply)>,
+        replies: &mut VecDeque<(LogIndex, Reply)>,
     ) -> Stopped {
         let mut commands = entries.iter().filter(|entry| is_command(entry));
         let stopped = Stopped {
@@ -493,17 +536,21 @@ impl Worker {
     fn query(&mut self, query: PendingQuery) {
         if query.after > self.state.applied.index {
             match self.fault {
-                Some(_) => drop(query.reply.send(Err(self.failure()))),
+                Some(_) => query.reply.send(Err(self.failure())),
                 None => self.waiting.push(query),
             }
+            self.note_waiting();
             return;
         }
         self.run_query(query);
     }
 
     fn run_query(&mut self, query: PendingQuery) {
+        if query.reply.is_closed() {
+            return;
+        }
         let Some(machine) = self.machine.as_mut() else {
-            let _ = query.reply.send(Err(self.failure()));
+            query.reply.send(Err(self.failure()));
             return;
         };
         self.view.queries.fetch_add(1, Ordering::Relaxed);
@@ -520,7 +567,7 @@ impl Worker {
                 outcome: Outcome::NotApplied,
             }),
         };
-        let _ = query.reply.send(answer);
+        query.reply.send(answer);
         self.replace_if_poisoned();
     }
 
@@ -541,6 +588,9 @@ impl Worker {
     }
 
     fn run_waiting(&mut self) {
+        if self.waiting.is_empty() {
+            return;
+        }
         let applied = self.state.applied.index;
         let mut at = 0;
         while at < self.waiting.len() {
@@ -551,6 +601,7 @@ impl Worker {
                 at += 1;
             }
         }
+        self.note_waiting();
     }
 }
 

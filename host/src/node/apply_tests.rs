@@ -58,6 +58,7 @@ impl Machine for Fragile {
         assert!(!self.poisoned, "called after a trap");
         let mut answers = Answers::default();
         for (entry, (_, _, payload)) in batch.iter().enumerate() {
+            assert!(payload != b"panic", "as ordered");
             if payload == b"trap" {
                 let fault = self.trap(Export::Apply);
                 return Err(ApplyFault { entry, fault });
@@ -178,12 +179,18 @@ impl Bench {
     /// Hands all entries over, from memory or by way of the log, with a waiting client for each
     /// command.
     fn apply_all(&self, in_memory: bool) -> Vec<Answered> {
+        let (taken, answers) = self.try_apply_all(in_memory);
+        assert!(taken);
+        answers
+    }
+
+    fn try_apply_all(&self, in_memory: bool) -> (bool, Vec<Answered>) {
         let last = self.entries.last().unwrap().id.index;
         let mut answers = Vec::new();
         let mut replies = Vec::new();
         for entry in self.entries.iter().filter(|entry| is_command(entry)) {
             let (reply, answer) = oneshot::channel();
-            replies.push((entry.id.index, reply));
+            replies.push((entry.id.index, reply.into()));
             answers.push(answer);
         }
         let entries = if in_memory {
@@ -197,12 +204,12 @@ impl Bench {
             entries,
             waiting: Vec::new(),
         };
-        self.applier.apply(batch, replies);
-        answers
+        (self.applier.apply(batch, replies), answers)
     }
 
     fn query(&self, after: u64, request: &'static str) -> Answered {
         let (reply, answer) = oneshot::channel();
+        let reply = reply.into();
         self.applier.query(LogIndex(after), request.into(), reply);
         answer
     }
@@ -285,4 +292,53 @@ fn the_thread_ends_when_it_is_told_to() {
     let bench = bench(&["add 1"]);
     bench.applier.stop();
     assert!(bench.query(0, "get").blocking_recv().is_err());
+}
+
+/// Other replicas apply what is committed, so a retry of the command could apply it twice.
+#[test]
+fn committed_commands_that_find_no_thread_have_an_unknown_outcome() {
+    let bench = bench(&["add 1"]);
+    bench.applier.stop();
+    assert!(bench.query(0, "get").blocking_recv().is_err());
+    let (taken, mut answers) = bench.try_apply_all(true);
+    assert!(!taken, "the group must learn of it");
+    let failure = text(answers.remove(0)).unwrap_err();
+    assert_eq!(failure.outcome(), Outcome::Unknown);
+}
+
+#[test]
+fn a_panic_stops_the_machine_and_leaves_nobody_without_an_answer() {
+    let bench = bench(&["add 1", "panic", "add 1"]);
+    let waits = bench.query(4, "get");
+    let mut answers = bench.apply_all(true);
+    assert_eq!(bench.last_report(), ApplyReport::Failed(LogIndex(0)));
+    assert!(bench.applier.view().fault().unwrap().contains("panicked"));
+    // Dropped while unwinding: whoever waits for it takes that for unknown.
+    assert!(answers.remove(2).blocking_recv().is_err());
+    let failure = text(waits).unwrap_err();
+    assert!(matches!(failure, Failure::PluginFault { .. }));
+    let later = bench.apply_all(true);
+    for answer in later {
+        assert_eq!(text(answer).unwrap_err().outcome(), Outcome::Unknown);
+    }
+}
+
+#[test]
+fn queries_that_nobody_asks_any_more_are_not_kept() {
+    let bench = bench(&["add 1"]);
+    let budget = crate::node::budget::Budget::new(10, 100);
+    let ask = |after| {
+        let (sender, answer) = oneshot::channel();
+        let reply = Reply::new(sender, budget.take(1).unwrap());
+        bench.applier.query(LogIndex(after), "get".into(), reply);
+        answer
+    };
+    for _ in 0..10 {
+        drop(ask(99));
+    }
+    assert!(budget.take(1).is_none());
+    while budget.take(1).is_none() {
+        bench.applier.sweep();
+        std::thread::yield_now();
+    }
 }

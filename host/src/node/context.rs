@@ -1,6 +1,7 @@
 //! What every part of a node shares, and how groups are opened, made and taken back.
 
 use super::apply::{Applier, ApplierConfig};
+use super::budget::Budget;
 use super::clock::Clock;
 use super::group::{Completion, Group, Mailbox, State};
 use super::handle::{Brief, GroupHandle, GroupShared, HandleInner};
@@ -211,6 +212,9 @@ impl Context {
         let (messages, received) = mpsc::channel(limits.peer_messages_max);
         let (control, controlled) = mpsc::channel(64);
         let (brief, watched) = watch::channel(Brief::default());
+        // Twice, since as many may be queued as are under way.
+        let commands = Budget::new(2 * limits.proposals_max, limits.proposals_size_bytes_max);
+        let questions = Budget::new(limits.queries_max, limits.queries_size_bytes_max);
         let shared = Arc::new(GroupShared::new(self.node()));
         let id = GroupId(spec.id);
         let span = info_span!("group", group = id.0, name = %spec.name, node = self.node().0);
@@ -248,6 +252,8 @@ impl Context {
                 applier,
                 shared,
                 brief: watched,
+                commands_budget: commands,
+                queries_budget: questions,
             }),
         }
     }

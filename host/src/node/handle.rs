@@ -1,18 +1,20 @@
 //! What the rest of the node holds of a group.
 
 use super::apply::{Applier, ApplyStatus};
+use super::budget::Budget;
 use super::clock::{Clock, micros};
+use super::context::lock;
 use super::request::{
-    Applied, Claim, Control, Failure, GroupStatus, Order, Outcome, Proposed, Query,
+    Applied, Claim, Control, Failure, GroupStatus, Order, Outcome, Proposed, Query, Reply,
 };
 use bytes::Bytes;
 use kontiki_plugin::Description;
 use kontiki_proto::v1::GroupSpec;
 use kontiki_raft::{
-    GroupId, Instant, LogIndex, Message, NodeId, ReadMode, RejectReason, Role, Term,
+    GroupId, Horizon, Horizons, LogIndex, Message, NodeId, ReadMode, RejectReason, Role, Term,
 };
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -51,8 +53,8 @@ pub(crate) struct GroupShared {
     pub(crate) messages_dropped: AtomicU64,
     pub(crate) leader_changes: AtomicU64,
     pub(crate) waiting: AtomicU64,
-    /// When the leader last spoke, in microseconds of the node's clock; zero: never.
-    leader_heard_us: AtomicU64,
+    /// What is known of how old the state is.
+    horizons: Mutex<Horizons>,
 }
 
 impl GroupShared {
@@ -63,15 +65,13 @@ impl GroupShared {
             messages_dropped: AtomicU64::new(0),
             leader_changes: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
-            leader_heard_us: AtomicU64::new(0),
+            horizons: Mutex::default(),
         }
     }
 
-    /// Notes that `from` spoke, if it is the leader.
-    pub(crate) fn heard_from(&self, from: NodeId, leader: Option<NodeId>, now: Instant) {
-        if leader == Some(from) {
-            self.leader_heard_us.store(now.0, Ordering::Relaxed);
-        }
+    /// Takes in what the core has learnt of how old the state is.
+    pub(crate) fn note_horizon(&self, horizon: Horizon, applied: LogIndex) {
+        lock(&self.horizons).note(horizon, applied);
     }
 }
 
@@ -102,6 +102,8 @@ pub(crate) struct HandleInner {
     pub(crate) applier: Applier,
     pub(crate) shared: Arc<GroupShared>,
     pub(crate) brief: watch::Receiver<Brief>,
+    pub(crate) commands_budget: Budget,
+    pub(crate) queries_budget: Budget,
 }
 
 impl GroupHandle {
@@ -156,34 +158,31 @@ impl GroupHandle {
 
     /// Puts a command into the queue, without waiting for its answer.
     pub(crate) fn propose(&self, command: Bytes, expected_term: Option<Term>) -> Pending {
-        let (reply, answer) = oneshot::channel();
         let claim = Claim::default();
+        let answer = self.enqueue(command, expected_term, claim.clone());
+        if answer.is_err() {
+            let answered = &self.inner.shared.answered;
+            answered.not_applied.fetch_add(1, Ordering::Relaxed);
+        }
+        Pending { claim, answer }
+    }
+
+    fn enqueue(
+        &self,
+        command: Bytes,
+        expected_term: Option<Term>,
+        claim: Claim,
+    ) -> Result<Answer, Failure> {
+        let share = self.inner.commands_budget.take(command.len());
+        let (sender, answer) = oneshot::channel();
         let proposed = Proposed {
             command,
             expected_term,
-            claim: claim.clone(),
-            reply,
+            claim,
+            reply: Reply::new(sender, share.ok_or(Failure::Busy)?),
         };
-        match self.inner.proposals.try_send(proposed) {
-            Ok(()) => Pending {
-                claim,
-                answer: Ok(answer),
-            },
-            Err(error) => {
-                self.inner
-                    .shared
-                    .answered
-                    .not_applied
-                    .fetch_add(1, Ordering::Relaxed);
-                Pending {
-                    claim,
-                    answer: Err(match error {
-                        mpsc::error::TrySendError::Full(_) => Failure::Busy,
-                        mpsc::error::TrySendError::Closed(_) => Failure::ShuttingDown,
-                    }),
-                }
-            }
-        }
+        self.inner.proposals.try_send(proposed).map_err(full)?;
+        Ok(answer)
     }
 
     /// Asks the state. Gives up after `limit`.
@@ -193,7 +192,9 @@ impl GroupHandle {
         consistency: Consistency,
         limit: Duration,
     ) -> Result<Applied, Failure> {
-        let (reply, answer) = oneshot::channel();
+        let share = self.inner.queries_budget.take(request.len());
+        let (sender, answer) = oneshot::channel();
+        let reply = Reply::new(sender, share.ok_or(Failure::Busy)?);
         match consistency {
             Consistency::Stale => self.inner.applier.query(LogIndex(0), request, reply),
             Consistency::Linearizable(mode) => {
@@ -202,13 +203,7 @@ impl GroupHandle {
                     mode,
                     reply,
                 };
-                self.inner
-                    .queries
-                    .try_send(query)
-                    .map_err(|error| match error {
-                        mpsc::error::TrySendError::Full(_) => Failure::Busy,
-                        mpsc::error::TrySendError::Closed(_) => Failure::ShuttingDown,
-                    })?;
+                self.inner.queries.try_send(query).map_err(full)?;
             }
         }
         match tokio::time::timeout(limit, answer).await {
@@ -218,11 +213,10 @@ impl GroupHandle {
         }
     }
 
-    /// Time since the leader last spoke to this replica; none on the leader, or if it never did.
-    pub(crate) fn staleness_us(&self) -> Option<u64> {
-        let heard = self.inner.shared.leader_heard_us.load(Ordering::Relaxed);
-        let leads = matches!(self.brief().role, Role::Leader | Role::Transferring);
-        (heard > 0 && !leads).then(|| micros(self.inner.clock.now().since(Instant(heard))))
+    /// How old a state at `applied` is at most, in microseconds; none if that is not known.
+    pub(crate) fn staleness_us(&self, applied: LogIndex) -> Option<u64> {
+        let as_of = lock(&self.inner.shared.horizons).as_of(applied)?;
+        Some(micros(self.inner.clock.now().since(as_of)))
     }
 
     /// Passes a peer's message on. Dropped and counted if the mailbox is full: Raft repeats it.
@@ -265,10 +259,20 @@ impl GroupHandle {
     }
 }
 
+/// What a queue that takes no more means to whoever asks.
+fn full<T>(error: mpsc::error::TrySendError<T>) -> Failure {
+    match error {
+        mpsc::error::TrySendError::Full(_) => Failure::Busy,
+        mpsc::error::TrySendError::Closed(_) => Failure::ShuttingDown,
+    }
+}
+
+type Answer = oneshot::Receiver<Result<Applied, Failure>>;
+
 /// A command in the queue or under way.
 pub(crate) struct Pending {
     claim: Claim,
-    answer: Result<oneshot::Receiver<Result<Applied, Failure>>, Failure>,
+    answer: Result<Answer, Failure>,
 }
 
 impl Pending {

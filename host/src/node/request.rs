@@ -1,5 +1,6 @@
 //! What is asked of a group, and what it answers.
 
+use super::budget::Share;
 use bytes::Bytes;
 use kontiki_raft::{
     ConfigurationChange, LogId, MemberSet, NodeId, ReadMode, RejectReason, Status, Term, Token,
@@ -101,11 +102,40 @@ pub struct Position {
     pub plugin: Arc<str>,
 }
 
-/// Answer to a proposal.
-pub(crate) type ApplyReply = oneshot::Sender<Result<Applied, Failure>>;
+/// Where the answer to a command or a query goes. Until it is given, or nobody waits any more and
+/// it is dropped, the request counts against the group's budget.
+#[derive(Debug)]
+pub(crate) struct Reply {
+    sender: oneshot::Sender<Result<Applied, Failure>>,
+    _share: Option<Share>,
+}
 
-/// Answer to a query.
-pub(crate) type QueryReply = oneshot::Sender<Result<Applied, Failure>>;
+impl Reply {
+    pub(crate) fn new(sender: oneshot::Sender<Result<Applied, Failure>>, share: Share) -> Self {
+        Self {
+            sender,
+            _share: Some(share),
+        }
+    }
+
+    /// Answers. Whoever asked may be gone; then nobody misses the answer.
+    pub(crate) fn send(self, answer: Result<Applied, Failure>) {
+        let _ = self.sender.send(answer);
+    }
+
+    /// Whether nobody waits for the answer any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.sender.is_closed()
+    }
+}
+
+#[cfg(test)]
+impl From<oneshot::Sender<Result<Applied, Failure>>> for Reply {
+    fn from(sender: oneshot::Sender<Result<Applied, Failure>>) -> Self {
+        let _share = None;
+        Self { sender, _share }
+    }
+}
 
 const QUEUED: u8 = 0;
 const TAKEN: u8 = 1;
@@ -141,7 +171,7 @@ pub(crate) struct Proposed {
     pub(crate) command: Bytes,
     pub(crate) expected_term: Option<Term>,
     pub(crate) claim: Claim,
-    pub(crate) reply: ApplyReply,
+    pub(crate) reply: Reply,
 }
 
 /// A linearizable query on its way to the core.
@@ -149,7 +179,7 @@ pub(crate) struct Proposed {
 pub(crate) struct Query {
     pub(crate) request: Bytes,
     pub(crate) mode: ReadMode,
-    pub(crate) reply: QueryReply,
+    pub(crate) reply: Reply,
 }
 
 /// What an operator asks of a replica.

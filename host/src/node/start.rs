@@ -9,7 +9,7 @@ use super::router::Router;
 use super::{Ports, RunningNode, StartError};
 use crate::config::{Address, DataLocation, NodeConfig};
 use crate::server;
-use crate::transport::Transport;
+use crate::transport::{QueueLimits, Transport};
 use kontiki_plugin::{Engine, Limits};
 use kontiki_proto::PEER_PROTOCOL;
 use kontiki_proto::v1::Introduction;
@@ -41,8 +41,11 @@ pub(super) async fn start(config: NodeConfig) -> Result<RunningNode, StartError>
     let me = introduction(&config, &ports, plugins.profile());
     let router = Router::default();
     let storage = Arc::clone(&data.storage);
-    let queue_max = limits.peer_queue_max;
-    let transport = Transport::start(me, storage, &config.peers, queue_max, router.clone())?;
+    let queue = QueueLimits {
+        messages_max: limits.peer_queue_max,
+        size_bytes_max: limits.peer_queue_size_bytes_max,
+    };
+    let transport = Transport::start(me, storage, &config.peers, queue, router.clone())?;
     let context = Arc::new(Context::new(Parts {
         clock: Clock::new(),
         storage: data.storage,

@@ -1,6 +1,6 @@
 //! Who waits for which answer of a core.
 
-use super::request::{Applied, ApplyReply, Failure, Query};
+use super::request::{Failure, Query, Reply};
 use kontiki_raft::Token;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
@@ -10,7 +10,7 @@ use tokio::sync::oneshot;
 #[derive(Debug)]
 pub(crate) enum Waiter {
     /// A command.
-    Apply(ApplyReply),
+    Apply(Reply),
     /// Queries that share a read index.
     Read(Vec<Query>),
     /// An operator's order.
@@ -18,12 +18,16 @@ pub(crate) enum Waiter {
 }
 
 impl Waiter {
-    /// Whether nobody listens any more. Commands are kept: their entry will answer them.
-    fn is_forsaken(&self) -> bool {
+    /// Lets go of those that nobody listens to any more; says whether anybody is left. Commands are
+    /// kept: their entry will answer them.
+    fn is_wanted(&mut self) -> bool {
         match self {
-            Self::Apply(_) => false,
-            Self::Read(queries) => queries.iter().all(|query| query.reply.is_closed()),
-            Self::Order(reply) => reply.is_closed(),
+            Self::Apply(_) => true,
+            Self::Read(queries) => {
+                queries.retain(|query| !query.reply.is_closed());
+                !queries.is_empty()
+            }
+            Self::Order(reply) => !reply.is_closed(),
         }
     }
 
@@ -31,13 +35,13 @@ impl Waiter {
     pub(crate) fn fail(self, failure: &Failure) -> usize {
         match self {
             Self::Apply(reply) => {
-                let _ = reply.send(Err(failure.clone()));
+                reply.send(Err(failure.clone()));
                 1
             }
             Self::Read(queries) => {
                 let count = queries.len();
                 for query in queries {
-                    let _ = query.reply.send(Err::<Applied, _>(failure.clone()));
+                    query.reply.send(Err(failure.clone()));
                 }
                 count
             }
@@ -74,5 +78,5 @@ pub(crate) type Waiting = HashMap<Token, Waiter, BuildHasherDefault<TokenHasher>
 
 /// Forgets requests whose clients are gone.
 pub(crate) fn sweep(waiting: &mut Waiting) {
-    waiting.retain(|_, waiter| !waiter.is_forsaken());
+    waiting.retain(|_, waiter| waiter.is_wanted());
 }

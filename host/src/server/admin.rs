@@ -5,7 +5,7 @@ use super::deadline::deadline;
 use super::describe::{describe, full_summary, role_name};
 use super::forward::{failed_hop, hop, may_forward, other_leader};
 use super::status::{Fault, Reason};
-use super::{create_group, log, membership, recover, settings};
+use super::{create_group, log, membership, read_only, recover, settings};
 use crate::node::clock::micros;
 use crate::node::context::lock;
 use crate::node::handle::GroupHandle;
@@ -133,49 +133,6 @@ impl AdminService {
         Ok(ReceiverStream::new(receiver).boxed())
     }
 
-    /// Sets the mode here, and on every other member that can be reached unless this call was
-    /// passed on already. A group is read-only if its leader or a majority of its voters is.
-    async fn set_read_only(
-        &self,
-        request: &v1::SetReadOnlyRequest,
-        everywhere: bool,
-        deadline: Instant,
-    ) -> Result<(), Fault> {
-        let group = self.shared.group(&request.group)?;
-        let set_here = group.control(Control::SetReadOnly(request.on)).await;
-        set_here.map_err(|failure| self.shared.explain(&group, failure))?;
-        if !everywhere {
-            return Ok(());
-        }
-        let status = group
-            .status()
-            .await
-            .map_err(|failure| self.shared.explain(&group, failure))?;
-        let transport = &self.shared.context.transport;
-        let members = status.core.configuration.members();
-        let others = members.iter().filter(|node| **node != transport.node());
-        let set = join_all(others.map(|node| async move {
-            let introduction = transport.introduction(*node);
-            let node = introduction.ok_or_else(|| format!("node {node} is not known"))?;
-            let mut admin = self
-                .shared
-                .forwarder
-                .admin(&node)
-                .map_err(|fault| fault.message().to_owned())?;
-            let answer = admin.set_read_only(hop(request.clone(), deadline)).await;
-            answer.map_err(|status| format!("{}: {}", node.name, status.message()))
-        }));
-        let failed: Vec<_> = set.await.into_iter().filter_map(Result::err).collect();
-        let reached = members.len() - failed.len();
-        match 2 * reached > members.len() {
-            true => Ok(()),
-            false => {
-                let message = format!("too few members could be told: {}", failed.join("; "));
-                Err(Fault::new(Reason::PeerUnreachable, message).of_group(&request.group))
-            }
-        }
-    }
-
     async fn drain(&self, undo: bool) -> v1::DrainReply {
         let context = &self.shared.context;
         context.draining.store(!undo, Ordering::Release);
@@ -301,10 +258,11 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::SetReadOnlyRequest>,
     ) -> Result<Response<v1::SetReadOnlyReply>, Status> {
-        let (deadline, everywhere) = (deadline(&request), may_forward(&request));
-        self.set_read_only(&request.into_inner(), everywhere, deadline)
-            .await?;
-        Ok(Response::new(v1::SetReadOnlyReply {}))
+        let deadline = deadline(&request);
+        let everywhere = may_forward(&request) && !request.get_ref().local;
+        let reply =
+            read_only::set(&self.shared, &request.into_inner(), everywhere, deadline).await?;
+        Ok(Response::new(reply))
     }
 
     async fn reset_peers(

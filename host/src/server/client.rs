@@ -81,14 +81,15 @@ impl ClientService {
         let limit = super::deadline::left(deadline);
         let answer = group.query(request.request, consistency, limit).await;
         let applied = answer.map_err(|failure| self.shared.explain(&group, failure))?;
-        let stale = consistency == Consistency::Stale;
+        let staleness = (consistency == Consistency::Stale)
+            .then(|| staleness(group.staleness_us(applied.position.id.index)));
         Ok(v1::QueryReply {
             position: Some(position(&applied.position)),
             result: Some(match applied.result {
                 Ok(answer) => v1::query_reply::Result::Answer(answer),
                 Err(reason) => v1::query_reply::Result::Rejected(reason),
             }),
-            staleness_us: if stale { group.staleness_us() } else { None },
+            staleness,
         })
     }
 
@@ -132,6 +133,11 @@ fn check_size(shared: &Shared, size_bytes: usize) -> Result<(), Fault> {
     Err(Fault::new(Reason::TooLarge, reason.to_string()))
 }
 
+fn staleness(age_us: Option<u64>) -> v1::query_reply::Staleness {
+    use v1::query_reply::Staleness::{StalenessUnknown, StalenessUs};
+    age_us.map_or(StalenessUnknown(true), StalenessUs)
+}
+
 fn position(position: &Position) -> v1::Position {
     v1::Position {
         index: position.id.index.0,
@@ -163,7 +169,8 @@ async fn pump(
     while let Some(request) = next {
         let deadline = Instant::now() + STREAM_COMMAND_LIMIT;
         let checked = check_size(&shared, request.command.len());
-        let one = checked.map(|()| (group.propose(request.command, None), deadline));
+        let term = request.expected_term.map(Term);
+        let one = checked.map(|()| (group.propose(request.command, term), deadline));
         if pending.send(one).await.is_err() {
             return;
         }

@@ -29,10 +29,18 @@ pub(crate) async fn read(
     let id = group.id();
     let collecting =
         tokio::task::spawn_blocking(move || collect(storage.as_ref(), id, first, last, count));
-    collecting.await?.map_err(|error| match error {
-        StorageError::Compacted { .. } => Fault::invalid(error.to_string()),
-        error => Fault::new(Reason::StorageFailed, error.to_string()),
-    })
+    collecting
+        .await?
+        .map_err(|error| unread(&error).of_group(&request.group))
+}
+
+/// What is compacted away is gone for good (braft's `ELOGDELETED`); the caller may begin later.
+fn unread(error: &StorageError) -> Fault {
+    let reason = match error {
+        StorageError::Compacted { .. } => Reason::LogCompacted,
+        _ => Reason::StorageFailed,
+    };
+    Fault::new(reason, error.to_string())
 }
 
 fn applied(group: &GroupHandle) -> LogIndex {
@@ -72,4 +80,21 @@ fn user_entry(entry: Entry) -> Option<v1::UserEntry> {
         time_ns: entry.time_ns,
         command,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn entries_that_are_gone_are_not_an_invalid_argument() {
+        let gone = StorageError::Compacted {
+            group: GroupId(1),
+            index: LogIndex(3),
+            log_start: LogIndex(9),
+        };
+        let fault = unread(&gone);
+        assert_eq!(fault.reason_name(), "LOG_COMPACTED");
+        assert!(fault.message().contains("begins after 9"));
+    }
 }

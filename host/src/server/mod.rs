@@ -14,6 +14,7 @@ mod metrics;
 mod peer;
 mod plugins;
 mod raft_stat;
+mod read_only;
 mod recover;
 mod settings;
 mod status;

@@ -55,6 +55,7 @@ reasons! {
     PluginInvalid        InvalidArgument    "PLUGIN_INVALID" 0,
     SettingInvalid       InvalidArgument    "SETTING_INVALID" 0,
     NotConfirmed         InvalidArgument    "NOT_CONFIRMED" 0,
+    LogCompacted         OutOfRange         "LOG_COMPACTED" 0,
     GroupNotFound        NotFound           "GROUP_NOT_FOUND" 0,
     PluginNotFound       NotFound           "PLUGIN_NOT_FOUND" 0,
     NodeNotFound         NotFound           "NODE_NOT_FOUND" 0,
@@ -262,6 +263,7 @@ fn refusal(reason: &RejectReason) -> Reason {
         RejectReason::NotVoter { .. } => Reason::NotVoter,
         RejectReason::TransferTimedOut { .. } => Reason::TransferTimedOut,
         RejectReason::PeerUnreachable { .. } => Reason::PeerUnreachable,
+        RejectReason::LeaderSilent { .. } => Reason::LeaderUnreachable,
         RejectReason::Invalid(_) => Reason::InvalidArgument,
         RejectReason::Stopping => Reason::ShuttingDown,
     }
@@ -360,6 +362,7 @@ mod tests {
             (refused(R::Stopping), Code::Unavailable, "SHUTTING_DOWN", no, true),
             (Failure::ReplicaFailed("disk".into()), Code::Unavailable, "REPLICA_FAILED", no, true),
             (refused(R::PeerUnreachable { node }), Code::Unavailable, "PEER_UNREACHABLE", no, true),
+            (refused(R::LeaderSilent { leader: node }), Code::Unavailable, "LEADER_UNREACHABLE", no, true),
             (Failure::Busy, Code::ResourceExhausted, "BUSY", no, true),
             (refused(R::Busy), Code::ResourceExhausted, "BUSY", no, true),
             (refused(R::LeadershipLost), Code::Aborted, "LEADERSHIP_LOST", unknown, false),

@@ -5,11 +5,12 @@ use kontiki_proto::v1;
 use kontiki_proto::v1::entry::{Internal, Kind};
 use kontiki_proto::v1::raft_message::Body;
 use kontiki_raft::{
-    AppendEntries, AppendEntriesReply, Configuration, Entry, EntryKind, Heartbeat, HeartbeatReply,
-    InstallSnapshot, InstallSnapshotReply, LogId, LogIndex, MemberSet, Message, MessageBody,
-    NodeId, ReadIndexReply, ReadIndexRequest, ReadMode, RequestVote, RequestVoteReply,
-    SnapshotMeta, Term, TimeoutNow, Token,
+    AppendEntries, AppendEntriesReply, Configuration, Echo, Entry, EntryKind, Heartbeat,
+    HeartbeatReply, HorizonNews, InstallSnapshot, InstallSnapshotReply, Instant, LogId, LogIndex,
+    MemberSet, Message, MessageBody, NodeId, ReadIndexReply, ReadIndexRequest, ReadMode,
+    RequestVote, RequestVoteReply, SnapshotMeta, Term, TimeoutNow, Token,
 };
+use std::time::Duration;
 
 /// Terms, indexes and sequences from the wire stay below this, so that adding to them cannot
 /// overflow.
@@ -68,10 +69,12 @@ pub fn message_to_wire(message: Message) -> v1::RaftMessage {
         MessageBody::Heartbeat(m) => Body::Heartbeat(v1::Heartbeat {
             commit: m.commit.0,
             round: m.round,
+            horizon: m.horizon.map(horizon_to_wire),
         }),
         MessageBody::HeartbeatReply(m) => Body::HeartbeatReply(v1::HeartbeatReply {
             round: m.round,
             read_only: m.read_only,
+            echo: m.echo.map(echo_to_wire),
         }),
         MessageBody::InstallSnapshot(m) => Body::InstallSnapshot(v1::InstallSnapshot {
             snapshot: Some(snapshot_to_wire(&m.snapshot)),
@@ -92,6 +95,7 @@ pub fn message_to_wire(message: Message) -> v1::RaftMessage {
         MessageBody::ReadIndexReply(m) => Body::ReadIndexReply(v1::ReadIndexReply {
             token: m.token.0,
             index: m.index.map(|index| index.0),
+            busy: m.busy,
         }),
     };
     v1::RaftMessage {
@@ -128,10 +132,12 @@ pub fn message_from_wire(message: v1::RaftMessage) -> Result<Message> {
         Body::Heartbeat(m) => MessageBody::Heartbeat(Heartbeat {
             commit: index("commit", m.commit)?,
             round: number("round", m.round)?,
+            horizon: m.horizon.map(horizon_from_wire).transpose()?,
         }),
         Body::HeartbeatReply(m) => MessageBody::HeartbeatReply(HeartbeatReply {
             round: number("round", m.round)?,
             read_only: m.read_only,
+            echo: m.echo.map(echo_from_wire),
         }),
         Body::InstallSnapshot(m) => MessageBody::InstallSnapshot(InstallSnapshot {
             snapshot: snapshot_from_wire(present("snapshot", m.snapshot)?)?,
@@ -154,6 +160,7 @@ pub fn message_from_wire(message: v1::RaftMessage) -> Result<Message> {
         Body::ReadIndexReply(m) => MessageBody::ReadIndexReply(ReadIndexReply {
             token: Token(m.token),
             index: m.index.map(|i| index("index", i)).transpose()?,
+            busy: m.busy,
         }),
     };
     Ok(Message { term, body })
@@ -177,6 +184,36 @@ fn log_id_from_wire(id: v1::LogId) -> Result<LogId> {
         Term(number("term", id.term)?),
         index("index", id.index)?,
     ))
+}
+
+fn horizon_to_wire(m: HorizonNews) -> v1::HorizonNews {
+    v1::HorizonNews {
+        commit: m.commit.0,
+        age_us: u64::try_from(m.age.as_nanos().div_ceil(1_000)).unwrap_or(u64::MAX),
+        echo: Some(echo_to_wire(m.echo)),
+    }
+}
+
+fn horizon_from_wire(m: v1::HorizonNews) -> Result<HorizonNews> {
+    Ok(HorizonNews {
+        commit: index("commit", m.commit)?,
+        age: Duration::from_micros(m.age_us),
+        echo: echo_from_wire(present("echo", m.echo)?),
+    })
+}
+
+fn echo_to_wire(echo: Echo) -> v1::Echo {
+    v1::Echo {
+        incarnation: echo.incarnation,
+        at_us: echo.at.0,
+    }
+}
+
+fn echo_from_wire(echo: v1::Echo) -> Echo {
+    Echo {
+        incarnation: echo.incarnation,
+        at: Instant(echo.at_us),
+    }
 }
 
 /// Puts a set of members into its wire form.
@@ -400,6 +437,10 @@ mod tests {
             conflict: Some(id(1, 1)),
             read_only: true,
         };
+        let echo = Echo {
+            incarnation: u64::MAX,
+            at: Instant(u64::MAX),
+        };
         let installed = InstallSnapshotReply {
             last_included: id(2, 9),
             installed: true,
@@ -413,10 +454,21 @@ mod tests {
             MessageBody::Heartbeat(Heartbeat {
                 commit: LogIndex(1),
                 round: 2,
+                horizon: None,
+            }),
+            MessageBody::Heartbeat(Heartbeat {
+                commit: LogIndex(1),
+                round: 2,
+                horizon: Some(HorizonNews {
+                    commit: LogIndex(9),
+                    age: Duration::from_micros(7),
+                    echo,
+                }),
             }),
             MessageBody::HeartbeatReply(HeartbeatReply {
                 round: 2,
                 read_only: true,
+                echo: Some(echo),
             }),
             MessageBody::InstallSnapshot(InstallSnapshot { snapshot }),
             MessageBody::InstallSnapshotReply(installed),
@@ -434,10 +486,12 @@ mod tests {
             MessageBody::ReadIndexReply(ReadIndexReply {
                 token: Token(1),
                 index: None,
+                busy: true,
             }),
             MessageBody::ReadIndexReply(ReadIndexReply {
                 token: Token(1),
                 index: Some(LogIndex(3)),
+                busy: false,
             }),
         ]
     }

@@ -1,7 +1,8 @@
 //! The connection to one peer: dials, introduces, streams, and begins again.
 
 use super::book::Refusal;
-use super::frame::{Frames, Outgoing, Queue};
+use super::frame::Frames;
+use super::queue::{Outgoing, Queue, QueueLimits};
 use super::{Transport, endpoint};
 use kontiki_proto::v1::Introduction;
 use kontiki_proto::v1::peer_client::PeerClient;
@@ -9,7 +10,7 @@ use kontiki_raft::NodeId;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tonic::transport::Channel;
 use tracing::{info, warn};
 
@@ -42,8 +43,7 @@ impl Addresses {
 pub(crate) struct Link {
     pub(crate) name: String,
     pub(crate) addresses: watch::Sender<Addresses>,
-    sender: mpsc::Sender<Outgoing>,
-    queue: Queue,
+    queue: Arc<Queue>,
     pub(crate) connected: AtomicBool,
     pub(crate) dropped: AtomicU64,
     pub(crate) sent: AtomicU64,
@@ -54,13 +54,11 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(name: &str, queue_max: usize) -> Self {
-        let (sender, receiver) = mpsc::channel(queue_max);
+    pub(crate) fn new(name: &str, limits: QueueLimits) -> Self {
         Self {
             name: name.to_owned(),
             addresses: watch::Sender::default(),
-            sender,
-            queue: Arc::new(Mutex::new(receiver)),
+            queue: Arc::new(Queue::new(limits)),
             connected: AtomicBool::new(false),
             dropped: AtomicU64::new(0),
             sent: AtomicU64::new(0),
@@ -72,8 +70,7 @@ impl Link {
 
     /// Queues a message; false if it was dropped.
     pub(crate) fn send(&self, outgoing: Outgoing) -> bool {
-        let queued =
-            self.connected.load(Ordering::Acquire) && self.sender.try_send(outgoing).is_ok();
+        let queued = self.connected.load(Ordering::Acquire) && self.queue.push(outgoing);
         let counter = if queued { &self.sent } else { &self.dropped };
         counter.fetch_add(1, Ordering::Relaxed);
         queued
@@ -121,10 +118,8 @@ impl Link {
 
     /// What was queued is stale by now: Raft sends it anew.
     fn discard(&self) {
-        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
-        while queue.try_recv().is_ok() {
-            self.dropped.fetch_add(1, Ordering::Relaxed);
-        }
+        let discarded = self.queue.clear() as u64;
+        self.dropped.fetch_add(discarded, Ordering::Relaxed);
     }
 }
 

@@ -4,18 +4,22 @@ pub(crate) mod book;
 pub mod convert;
 mod frame;
 mod link;
+mod queue;
+#[cfg(test)]
+mod stall_tests;
 
 use crate::config::PeerAddress;
 use crate::node::router::Router;
 use book::Book;
 pub use book::Refusal;
-use frame::Outgoing;
 use kontiki_proto::v1::peer_client::PeerClient;
 use kontiki_proto::v1::{GroupMessage, Introduction, PeerInfo};
 use kontiki_raft::{GroupId, Message, NodeId};
 use kontiki_storage::{Storage, StorageError};
 pub(crate) use link::MESSAGE_SIZE_BYTES_MAX;
 use link::{Addresses, Link};
+use queue::Outgoing;
+pub(crate) use queue::QueueLimits;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -37,7 +41,7 @@ struct Inner {
     book: Mutex<Book>,
     links: RwLock<Links>,
     router: Router,
-    queue_max: usize,
+    queue: QueueLimits,
     tasks: TaskTracker,
     closed: CancellationToken,
     /// Messages from peers that were refused: not valid, not for this node, or of no group here.
@@ -56,7 +60,7 @@ impl Transport {
         me: Introduction,
         storage: Arc<dyn Storage>,
         peers: &[PeerAddress],
-        queue_max: usize,
+        queue: QueueLimits,
         router: Router,
     ) -> Result<Self, StorageError> {
         let book = Book::open(me.clone(), storage)?;
@@ -68,7 +72,7 @@ impl Transport {
                 book: Mutex::new(book),
                 links: RwLock::default(),
                 router,
-                queue_max,
+                queue,
                 tasks: TaskTracker::new(),
                 closed: CancellationToken::new(),
                 refused: AtomicU64::new(0),
@@ -235,7 +239,7 @@ impl Transport {
             .unwrap_or_else(PoisonError::into_inner);
         let known = links.by_name.get(name).cloned();
         let link = known.clone().unwrap_or_else(|| {
-            let link = Arc::new(Link::new(name, self.inner.queue_max));
+            let link = Arc::new(Link::new(name, self.inner.queue));
             links.by_name.insert(name.to_owned(), Arc::clone(&link));
             link
         });

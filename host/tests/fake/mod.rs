@@ -96,9 +96,18 @@ impl Client for Service {
     ) -> Result<Response<Replies>, Status> {
         use tokio_stream::StreamExt as _;
         let replies = request.into_inner().map(|request| {
+            use proto::apply_stream_reply::Outcome;
             let request = request?;
-            let reply = verdict(&request.group, &request.command)?;
-            let outcome = Some(proto::apply_stream_reply::Outcome::Reply(reply));
+            let outcome = match request.expected_term {
+                None | Some(2) => Outcome::Reply(verdict(&request.group, &request.command)?),
+                Some(_) => Outcome::Error(proto::ApplyError {
+                    reason: "TERM_MISMATCH".to_owned(),
+                    outcome: "not_applied".to_owned(),
+                    message: "the term is 2, not the expected one".to_owned(),
+                    leader_address: String::new(),
+                }),
+            };
+            let outcome = Some(outcome);
             Ok(proto::ApplyStreamReply { outcome })
         });
         Ok(Response::new(Box::pin(replies)))
@@ -117,10 +126,14 @@ impl Client for Service {
             Applied::Rejected(why) => Answer::Rejected(why),
         });
         let position = reply.position;
+        let staleness = match &*request.request {
+            b"unknown" => proto::query_reply::Staleness::StalenessUnknown(true),
+            _ => proto::query_reply::Staleness::StalenessUs(1500),
+        };
         Ok(Response::new(proto::QueryReply {
             position,
             result,
-            staleness_us: Some(1500),
+            staleness: Some(staleness),
         }))
     }
 }

@@ -7,7 +7,7 @@
     reason = "a module of tests"
 )]
 
-use kontiki::config::NodeOptions;
+use kontiki::config::{NodeConfig, NodeOptions};
 use kontiki::node::{Node, RunningNode};
 use kontiki_proto::v1;
 use kontiki_proto::v1::admin_client::AdminClient;
@@ -96,7 +96,13 @@ impl Cluster {
     }
 
     pub async fn start_node(&mut self, index: usize) {
-        let config = self.options[index].clone().check().unwrap();
+        self.start_node_with(index, |_| {}).await;
+    }
+
+    /// Starts a node with something changed that has no option.
+    pub async fn start_node_with(&mut self, index: usize, change: impl FnOnce(&mut NodeConfig)) {
+        let mut config = self.options[index].clone().check().unwrap();
+        change(&mut config);
         self.nodes[index] = Some(Node::start(config).await.unwrap());
     }
 

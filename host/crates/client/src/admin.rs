@@ -195,16 +195,35 @@ impl<'a> Admin<'a> {
         Ok(())
     }
 
-    /// Switches read-only mode of the group on the answering node; meant for [`Client::at`].
+    /// Switches read-only mode of a group on all its members; says who was not reached although the
+    /// mode of the group does not depend on them.
     ///
     /// # Errors
-    /// If the node has no replica of the group.
-    pub async fn set_read_only(&self, group: &str, on: bool) -> Result<()> {
+    /// `PEER_UNREACHABLE` if too few were reached, or the leader was not when it is switched off.
+    pub async fn set_read_only(&self, group: &str, on: bool) -> Result<Vec<String>> {
         let request = proto::SetReadOnlyRequest {
             group: group.to_owned(),
             on,
+            local: false,
         };
-        self.write(None, request, |mut s, r| {
+        // Switching twice is switching once.
+        let reply = self.read(Some(group), request, |mut s, r| {
+            async move { s.set_read_only(r).await }.boxed()
+        });
+        Ok(reply.await?.unreached)
+    }
+
+    /// Switches read-only mode of the answering node's replica only; meant for [`Client::at`].
+    ///
+    /// # Errors
+    /// If the node has no replica of the group.
+    pub async fn set_read_only_here(&self, group: &str, on: bool) -> Result<()> {
+        let request = proto::SetReadOnlyRequest {
+            group: group.to_owned(),
+            on,
+            local: true,
+        };
+        self.read(None, request, |mut s, r| {
             async move { s.set_read_only(r).await }.boxed()
         })
         .await?;

@@ -222,6 +222,11 @@ impl<'a> Call<'a> {
             sent,
         );
         if !failure.retry && !ask_others {
+            if failure.broken || *failure.error.reason() == Reason::DEADLINE_EXCEEDED {
+                // Whoever did not answer may be cut off: the next call need not begin there.
+                self.in_vain(address);
+                self.shared.routes().suspect(address);
+            }
             return Err(self.finish(failure.error));
         }
         self.in_vain(address);

@@ -197,7 +197,21 @@ impl Client {
     where
         S: Stream<Item = Bytes> + Send + Unpin + 'static,
     {
-        stream::start(self.clone(), group.to_owned(), commands)
+        self.apply_stream_in_term(group, commands, None)
+    }
+
+    /// As [`Client::apply_stream`]; each command is refused with `TERM_MISMATCH` unless the leader's
+    /// term is `expected_term`, if one is given.
+    pub fn apply_stream_in_term<S>(
+        &self,
+        group: &str,
+        commands: S,
+        expected_term: Option<u64>,
+    ) -> Replies
+    where
+        S: Stream<Item = Bytes> + Send + Unpin + 'static,
+    {
+        stream::start(self.clone(), group.to_owned(), expected_term, commands)
     }
 
     /// Calls of an operator.

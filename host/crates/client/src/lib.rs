@@ -46,7 +46,7 @@ pub use admin::{Admin, Progress};
 pub use client::{Client, Member, Options};
 pub use error::{Attempt, Error, Leader, Outcome, Phase, Reason, Result};
 pub use kontiki_proto::v1 as proto;
-pub use reply::{Consistency, Reply, Verdict};
+pub use reply::{Consistency, Reply, Staleness, Verdict};
 pub use stream::Replies;
 pub use tonic::Code;
 pub use tonic::transport::{Certificate, ClientTlsConfig, Identity};

@@ -18,8 +18,18 @@ pub struct Reply {
     pub plugin: String,
     /// The node that answered (it may have forwarded the call).
     pub served_by: Address,
-    /// For a stale query: how long that node had not heard from a leader.
-    pub staleness: Option<Duration>,
+    /// For a stale query: how old the answer may be.
+    pub staleness: Option<Staleness>,
+}
+
+/// How old the answer to a stale query may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Staleness {
+    /// It has everything that was acknowledged longer ago than this.
+    AtMost(Duration),
+    /// The node cannot tell: it has not heard from a leader with a quorum, or has not applied yet
+    /// what was committed then.
+    Unknown,
 }
 
 /// A plugin's answer.
@@ -65,7 +75,7 @@ impl Reply {
     }
 
     pub(crate) fn queried(reply: proto::QueryReply, served_by: Address) -> Result<Self> {
-        use proto::query_reply::Result as Answer;
+        use proto::query_reply::{Result as Answer, Staleness as Age};
         let verdict = match reply.result {
             Some(Answer::Answer(answer)) => Verdict::Answer(answer),
             Some(Answer::Rejected(why)) => Verdict::Rejected(why),
@@ -73,7 +83,10 @@ impl Reply {
         };
         let queried = Self::new(verdict, reply.position, served_by, Outcome::NotApplied)?;
         Ok(Self {
-            staleness: reply.staleness_us.map(Duration::from_micros),
+            staleness: reply.staleness.map(|age| match age {
+                Age::StalenessUs(us) => Staleness::AtMost(Duration::from_micros(us)),
+                Age::StalenessUnknown(_) => Staleness::Unknown,
+            }),
             ..queried
         })
     }

@@ -16,6 +16,8 @@ pub(crate) struct RouteTable {
     groups: HashMap<String, Route>,
     /// Who answered last, whatever the group.
     preferred: Option<Address>,
+    /// Who let a call run into its deadline and has not answered since; tried last.
+    suspects: Vec<Address>,
 }
 
 #[derive(Debug, Default)]
@@ -41,7 +43,15 @@ impl RouteTable {
                 all.push(address.clone());
             }
         }
+        all.sort_by_key(|address| self.suspects.contains(address));
         all
+    }
+
+    /// Takes note that `address` did not answer a call in time.
+    pub(crate) fn suspect(&mut self, address: &Address) {
+        if self.knows(address) && !self.suspects.contains(address) {
+            self.suspects.push(address.clone());
+        }
     }
 
     pub(crate) fn knows(&self, address: &Address) -> bool {
@@ -64,9 +74,13 @@ impl RouteTable {
         {
             self.preferred = None;
         }
+        let mut suspects = std::mem::take(&mut self.suspects);
+        suspects.retain(|address| self.knows(address));
+        self.suspects = suspects;
     }
 
     pub(crate) fn answered(&mut self, address: &Address) {
+        self.suspects.retain(|suspect| suspect != address);
         if self.preferred.as_ref() != Some(address) {
             self.preferred = Some(address.clone());
         }
@@ -164,6 +178,15 @@ mod tests {
             address: address(9),
         }]);
         assert!(table.learn("g", &leader(9, 1)));
+    }
+
+    #[test]
+    fn a_node_that_missed_a_deadline_is_tried_last_until_it_answers() {
+        let mut table = RouteTable::new(vec![address(1), address(2)]);
+        table.suspect(&address(1));
+        assert_eq!(table.addresses(), [address(2), address(1)]);
+        table.answered(&address(1));
+        assert_eq!(table.addresses(), [address(1), address(2)]);
     }
 
     #[test]

@@ -47,7 +47,12 @@ impl Drop for Replies {
     }
 }
 
-pub(crate) fn start<S>(client: Client, group: String, commands: S) -> Replies
+pub(crate) fn start<S>(
+    client: Client,
+    group: String,
+    expected_term: Option<u64>,
+    commands: S,
+) -> Replies
 where
     S: Stream<Item = Bytes> + Send + Unpin + 'static,
 {
@@ -55,6 +60,7 @@ where
     let driver = Driver {
         client,
         group,
+        expected_term,
         commands: Some(commands),
         window: Window::default(),
         out,
@@ -137,6 +143,7 @@ impl Window {
 struct Driver<S> {
     client: Client,
     group: String,
+    expected_term: Option<u64>,
     /// None once exhausted.
     commands: Option<S>,
     window: Window,
@@ -208,7 +215,7 @@ where
     async fn open(&mut self) -> Result<Session> {
         let waiting = self.window.send_waiting();
         let (numbers, commands): (VecDeque<u64>, Vec<Bytes>) = waiting.into_iter().unzip();
-        let group = self.group.clone();
+        let (group, expected_term) = (self.group.clone(), self.expected_term);
         let requests = Arc::new(Mutex::new(None));
         let kept = requests.clone();
         let send = move |to: Sending| {
@@ -217,6 +224,7 @@ where
                 let request = ApplyStreamRequest {
                     group: group.clone(),
                     command: command.clone(),
+                    expected_term,
                 };
                 // Never full: the channel holds more than the window.
                 drop(sender.try_send(request));
@@ -310,6 +318,7 @@ where
         let request = ApplyStreamRequest {
             group: self.group.clone(),
             command: command.clone(),
+            expected_term: self.expected_term,
         };
         let number = self.window.push(command);
         let sent = session
@@ -431,6 +440,7 @@ fn stated(error: ApplyError, leader: Option<Leader>) -> Error {
     let outcome = Outcome::parse(&error.outcome).unwrap_or(Outcome::Unknown);
     let code = match error.reason.as_str() {
         "DEADLINE_EXCEEDED" => Code::DeadlineExceeded,
+        "TERM_MISMATCH" => Code::Aborted,
         "TOO_LARGE" | "INVALID_ARGUMENT" => Code::InvalidArgument,
         "PLUGIN_FAULT" | "STORAGE_FAILED" | "INTERNAL" => Code::Internal,
         reason if reason.ends_with("_NOT_FOUND") => Code::NotFound,

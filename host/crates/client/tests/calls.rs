@@ -393,3 +393,27 @@ async fn a_stream_gives_each_command_its_deadline() {
     assert_eq!(error.outcome(), Outcome::Unknown);
     assert_eq!(*error.reason(), Reason::DEADLINE_EXCEEDED);
 }
+
+#[tokio::test]
+async fn a_node_that_lets_a_call_run_out_is_not_asked_first_again() {
+    let mut hangs = false;
+    let cut_off = Node::start(move |_, _| {
+        let act = if hangs {
+            Act::Hang
+        } else {
+            Act::Answer("old", 3)
+        };
+        hangs = true;
+        act
+    });
+    let next = Node::start(|_, _| Act::Answer("new", 4));
+    let client = patient(&[&cut_off, &next], Duration::from_millis(500));
+    assert_eq!(answer(&apply(&client, "a").await.unwrap()), b"old");
+    let late = apply(&client, "b").await.unwrap_err();
+    assert_eq!(*late.reason(), Reason::DEADLINE_EXCEEDED);
+    assert_eq!(late.outcome(), Outcome::Unknown);
+    for _ in 0..3 {
+        assert_eq!(answer(&apply(&client, "c").await.unwrap()), b"new");
+    }
+    assert_eq!(cut_off.seen(), ["a", "b"]);
+}

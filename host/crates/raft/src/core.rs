@@ -4,6 +4,7 @@ use crate::commit::{ApplyWindow, Waiting};
 use crate::disk::Disk;
 use crate::election::Campaign;
 use crate::history::History;
+use crate::horizon::Horizon;
 use crate::leading::Leading;
 use crate::lease::FollowerLease;
 use crate::log::Log;
@@ -42,6 +43,10 @@ pub struct Core {
     pub(crate) known_leader: Option<NodeId>,
     /// When a leader of the present term last spoke.
     pub(crate) leader_heard_at: Option<Instant>,
+    /// The latest moment up to which it is known what had been acknowledged.
+    pub(crate) horizon: Option<Horizon>,
+    /// Tells this process's echoes from those of an earlier one.
+    pub(crate) incarnation: u64,
     pub(crate) lease: FollowerLease,
     /// The last term in which this replica led and stood down. Whoever is bound by a lease of that
     /// leadership may be told that it is void.
@@ -196,6 +201,13 @@ impl Core {
         self.known_leader
     }
 
+    /// Why the replica takes part in nothing any more; none while it does, and none after an
+    /// orderly [`Input::Shutdown`].
+    #[must_use]
+    pub fn failure(&self) -> Option<&'static str> {
+        self.failure
+    }
+
     pub(crate) fn next_number(&mut self) -> u64 {
         self.counter += 1;
         self.counter
@@ -310,6 +322,7 @@ impl Core {
         self.step_down(reason, out);
         self.campaign = None;
         self.set_leader(None, reason, out);
+        self.give_up_forwarded_reads(out);
         self.stopped = true;
         for (_, token) in self.waiting.take_all() {
             Self::reject(token, RejectReason::LeadershipLost, out);

@@ -511,3 +511,143 @@ fn a_transfer_under_leases_survives_the_loss_of_the_old_leaders_answer() {
     cluster.run_ms(300);
     assert_eq!(cluster.leader(), Some(target));
 }
+
+/// A leader of three with twenty entries, one in each message, on their way to a follower whose
+/// disk is held.
+fn with_slow_follower() -> (Cluster, u64, u64) {
+    let settings = Settings {
+        append_entries_max: 1,
+        ..Settings::default()
+    };
+    let mut cluster = Cluster::with(3, settings);
+    let leader = cluster.elect();
+    let slow = leader % 3 + 1;
+    cluster.node_mut(slow).hold_disk = true;
+    cluster.entries_sent.clear();
+    for _ in 0..20 {
+        cluster.propose(leader, b"x");
+    }
+    (cluster, leader, slow)
+}
+
+#[test]
+fn a_follower_that_is_slow_but_answers_is_sent_every_entry_once() {
+    let (mut cluster, leader, slow) = with_slow_follower();
+    for _ in 0..20 {
+        cluster.run_ms(400);
+        cluster.sync_one(slow);
+        cluster.settle();
+    }
+    assert_eq!(cluster.entries_sent[&slow], 20);
+    let status = cluster.node(leader).core.status(cluster.now);
+    let peer = status.peers.iter().find(|peer| peer.node == NodeId(slow));
+    assert_eq!(peer.map(|p| p.match_index), Some(status.last.index));
+}
+
+#[test]
+fn a_follower_whose_answers_stall_for_long_is_probed_but_not_sent_everything_again() {
+    let (mut cluster, leader, slow) = with_slow_follower();
+    cluster.run_ms(5_000);
+    for _ in 0..20 {
+        cluster.sync_one(slow);
+        cluster.settle();
+        cluster.run_ms(50);
+    }
+    cluster.propose(leader, b"y");
+    cluster.node_mut(slow).hold_disk = false;
+    cluster.run_ms(2_000);
+    assert_eq!(cluster.entries_sent[&slow], 21);
+    let status = cluster.node(leader).core.status(cluster.now);
+    let peer = status.peers.iter().find(|peer| peer.node == NodeId(slow));
+    assert_eq!(peer.map(|p| p.match_index), Some(status.last.index));
+}
+
+#[test]
+fn what_was_lost_on_the_way_is_sent_again_within_two_retries() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let cut_off = leader % 3 + 1;
+    cluster.cut.insert((leader, cut_off));
+    cluster.propose(leader, b"x");
+    cluster.heal();
+    cluster.run_ms(2_000);
+    let last = cluster.node(leader).core.last_log_id();
+    assert_eq!(cluster.node(cut_off).core.last_log_id(), last);
+}
+
+#[test]
+fn an_answer_to_a_member_s_earlier_record_is_not_credited_to_its_present_one() {
+    let mut cluster = Cluster::new(4);
+    let leader = cluster.elect();
+    let comes_back = leader % 4 + 1;
+    let sequences = |cluster: &Cluster| cluster.sequences_sent(comes_back);
+    cluster.propose(leader, b"x");
+    cluster.change(leader, ConfigurationChange::Remove(NodeId(comes_back)));
+    cluster.run_ms(5_000);
+    let before = sequences(&cluster);
+    cluster.change(leader, ConfigurationChange::AddVoter(NodeId(comes_back)));
+    cluster.run_ms(5_000);
+    let after = &sequences(&cluster)[before.len()..];
+    assert!(!before.is_empty() && !after.is_empty());
+    assert!(
+        after
+            .iter()
+            .all(|sequence| sequence > before.iter().max().unwrap())
+    );
+}
+
+#[test]
+fn a_read_that_lost_its_leader_is_asked_once_more_of_the_next() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let (target, reader) = (leader % 3 + 1, (leader + 1) % 3 + 1);
+    // The question stays on the wire while leadership moves.
+    let token = cluster.token();
+    let mode = ReadMode::Quorum;
+    cluster.cut.insert((reader, leader));
+    cluster.give(reader, Input::ReadIndex { token, mode });
+    cluster.heal();
+    let transfer = cluster.token();
+    let target = TransferTarget::Node(NodeId(target));
+    let order = Input::TransferLeadership {
+        token: transfer,
+        target,
+    };
+    cluster.give(leader, order);
+    cluster.run_ms(500);
+    let reads = &cluster.node(reader).reads;
+    assert!(reads.iter().any(|(read, _)| *read == token));
+    assert_eq!(cluster.reason(reader, token), None);
+}
+
+#[test]
+fn a_read_that_the_leader_does_not_confirm_names_the_silent_leader() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let reader = leader % 3 + 1;
+    cluster.cut.insert((reader, leader));
+    let read = cluster.read(reader, ReadMode::Quorum);
+    cluster.run_ms(1_100);
+    let silent = RejectReason::LeaderSilent {
+        leader: NodeId(leader),
+    };
+    assert_eq!(cluster.reason(reader, read), Some(silent));
+}
+
+#[test]
+fn a_leader_that_is_too_busy_to_read_says_so_to_followers() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    let reader = leader % 3 + 1;
+    cluster.isolate(leader);
+    for _ in 0..16_384 {
+        let token = cluster.token();
+        let mode = ReadMode::Quorum;
+        cluster.give_later(leader, Input::ReadIndex { token, mode });
+    }
+    cluster.cut.remove(&(reader, leader));
+    cluster.cut.remove(&(leader, reader));
+    cluster.node_mut(reader).deaf_to_heartbeats = true;
+    let read = cluster.read(reader, ReadMode::Quorum);
+    assert_eq!(cluster.reason(reader, read), Some(RejectReason::Busy));
+}

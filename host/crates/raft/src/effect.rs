@@ -167,6 +167,12 @@ pub enum RejectReason {
         /// Which.
         node: NodeId,
     },
+    /// The leader did not answer a follower's question for a read index in time.
+    #[error("the leader, node {leader}, did not confirm the read in time")]
+    LeaderSilent {
+        /// Who was asked.
+        leader: NodeId,
+    },
     /// A value is outside its range.
     #[error("{0}")]
     Invalid(&'static str),

@@ -56,6 +56,7 @@ impl Core {
             self.campaign = None;
             self.set_leader(Some(from), StopReason::NewLeader, out);
             self.reset_election_timer();
+            self.ask_next_leader(out);
         }
         self.leader_heard_at = Some(self.now);
         self.rearm_election_timer();
@@ -101,9 +102,13 @@ impl Core {
         // The leader caps this at what it knows to match here, so it lies within the log.
         let known = heartbeat.commit.min(self.log.last().index);
         self.commit_to(known, out);
+        if let Some(news) = &heartbeat.horizon {
+            self.note_horizon(news);
+        }
         let body = MessageBody::HeartbeatReply(HeartbeatReply {
             round: heartbeat.round,
             read_only: self.read_only,
+            echo: Some(self.echo()),
         });
         self.send(from, body, out);
     }

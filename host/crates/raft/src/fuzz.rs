@@ -4,10 +4,10 @@
 use crate::random::Random;
 use crate::testing::{Cluster, DiskImage, members};
 use crate::{
-    AppendEntries, AppendEntriesReply, Configuration, ConfigurationChange, Core, Effect, Effects,
-    Entry, EntryKind, Event, Heartbeat, HeartbeatReply, Input, InstallSnapshot,
-    InstallSnapshotReply, Instant, IoId, LeaseStatus, LogId, LogIndex, MemberSet, Message,
-    MessageBody, NodeId, Proposal, ReadIndexReply, ReadIndexRequest, ReadMode, Recovered,
+    AppendEntries, AppendEntriesReply, Configuration, ConfigurationChange, Core, Echo, Effect,
+    Effects, Entry, EntryKind, Event, Heartbeat, HeartbeatReply, HorizonNews, Input,
+    InstallSnapshot, InstallSnapshotReply, Instant, IoId, LeaseStatus, LogId, LogIndex, MemberSet,
+    Message, MessageBody, NodeId, Proposal, ReadIndexReply, ReadIndexRequest, ReadMode, Recovered,
     RequestVote, RequestVoteReply, Role, Settings, SnapshotMeta, Term, TimeoutNow, Token,
     TransferTarget,
 };
@@ -32,6 +32,8 @@ struct Oracle {
     seen: BTreeMap<u64, usize>,
     /// Commit index of each node when it was last looked at.
     commits: BTreeMap<u64, LogIndex>,
+    /// How often a replica could say how old its state is.
+    horizons: usize,
 }
 
 impl Oracle {
@@ -64,6 +66,7 @@ impl Oracle {
             assert!(status.applying_index <= status.commit_index);
             assert!(status.commit_index <= status.last.index);
             assert!(status.log_start.index <= status.applied_index);
+            self.horizons += usize::from(cluster.check_horizon(id));
         }
         let leases = cluster
             .nodes
@@ -171,11 +174,11 @@ fn disturb(cluster: &mut Cluster, random: &mut Random) {
     }
 }
 
-fn run(seed: u64) -> (usize, usize) {
+fn run(seed: u64) -> Oracle {
     run_with(seed, |_| {})
 }
 
-fn run_with(seed: u64, prepare: impl Fn(&mut Cluster)) -> (usize, usize) {
+fn run_with(seed: u64, prepare: impl Fn(&mut Cluster)) -> Oracle {
     let mut random = Random::new(seed);
     let settings = Settings {
         leader_lease: chance(&mut random, 30),
@@ -209,7 +212,7 @@ fn run_with(seed: u64, prepare: impl Fn(&mut Cluster)) -> (usize, usize) {
         oracle.check(&cluster);
     }
     recover(&mut cluster, &mut oracle, seed);
-    (oracle.applied.len(), oracle.leaders.len())
+    oracle
 }
 
 /// When the trouble is over everybody agrees and commands go through again.
@@ -243,12 +246,17 @@ fn recover(cluster: &mut Cluster, oracle: &mut Oracle, seed: u64) {
 
 #[test]
 fn random_schedules_keep_every_promise() {
-    let (mut entries, mut elections) = (0, 0);
+    let (mut entries, mut elections, mut horizons) = (0, 0, 0);
     for seed in 0..seeds(150) {
-        let (applied, leaders) = run(seed);
-        entries += applied;
-        elections += leaders;
+        let oracle = run(seed);
+        entries += oracle.applied.len();
+        elections += oracle.leaders.len();
+        horizons += oracle.horizons;
     }
+    assert!(
+        horizons > 100_000,
+        "too little happened: {horizons} horizons"
+    );
     assert!(entries > 1_500, "too little happened: {entries} entries");
     assert!(
         elections > 300,
@@ -258,6 +266,13 @@ fn random_schedules_keep_every_promise() {
 
 fn id(random: &mut Random) -> LogId {
     LogId::new(Term(small(random)), LogIndex(small(random)))
+}
+
+fn echo(random: &mut Random) -> Echo {
+    Echo {
+        incarnation: small(random),
+        at: Instant(small(random)),
+    }
 }
 
 /// Mostly small, sometimes absurd.
@@ -339,10 +354,16 @@ fn body(random: &mut Random) -> MessageBody {
         5 => MessageBody::Heartbeat(Heartbeat {
             commit: LogIndex(small(random)),
             round: small(random),
+            horizon: chance(random, 50).then(|| HorizonNews {
+                commit: LogIndex(small(random)),
+                age: Duration::from_micros(small(random)),
+                echo: echo(random),
+            }),
         }),
         6 => MessageBody::HeartbeatReply(HeartbeatReply {
             round: small(random),
             read_only: chance(random, 50),
+            echo: chance(random, 50).then(|| echo(random)),
         }),
         7 => MessageBody::InstallSnapshot(InstallSnapshot {
             snapshot: snapshot(random),
@@ -360,7 +381,8 @@ fn body(random: &mut Random) -> MessageBody {
         }),
         _ => MessageBody::ReadIndexReply(ReadIndexReply {
             token: Token(small(random)),
-            index: Some(LogIndex(small(random))),
+            index: chance(random, 70).then(|| LogIndex(small(random))),
+            busy: chance(random, 20),
         }),
     }
 }

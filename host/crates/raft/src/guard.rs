@@ -1,6 +1,6 @@
 //! What no honest peer sends. Such a message is dropped before it can do harm.
 
-use crate::{AppendEntries, EntryKind, LogId, Message, MessageBody};
+use crate::{AppendEntries, EntryKind, LogId, LogIndex, Message, MessageBody};
 
 /// Terms and indexes from here on are refused, so that adding to them cannot overflow.
 const POSITION_MAX: u64 = 1 << 62;
@@ -25,7 +25,10 @@ pub(crate) fn is_plausible(message: &Message) -> bool {
             }
             MessageBody::InstallSnapshotReply(reply) => in_range(reply.last_included),
             MessageBody::ReadIndexReply(reply) => reply.index.is_none_or(|i| i.0 < POSITION_MAX),
-            MessageBody::Heartbeat(heartbeat) => heartbeat.commit.0 < POSITION_MAX,
+            MessageBody::Heartbeat(heartbeat) => {
+                let told = heartbeat.horizon.map_or(LogIndex(0), |news| news.commit);
+                heartbeat.commit.max(told).0 < POSITION_MAX
+            }
             MessageBody::RequestVoteReply(_)
             | MessageBody::HeartbeatReply(_)
             | MessageBody::TimeoutNow(_)
@@ -56,7 +59,7 @@ fn last_if_consecutive(append: &AppendEntries) -> Option<LogId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Entry, LogIndex, Term};
+    use crate::{Entry, Term};
     use alloc::vec;
     use alloc::vec::Vec;
     use bytes::Bytes;

@@ -117,6 +117,16 @@ impl Instant {
         )
     }
 
+    /// This moment less `d`, rounded down to a microsecond; not before the clock's beginning.
+    #[must_use]
+    pub fn before(self, d: Duration) -> Self {
+        let micros = d.as_nanos().div_ceil(1_000);
+        Self(
+            self.0
+                .saturating_sub(u64::try_from(micros).unwrap_or(u64::MAX)),
+        )
+    }
+
     /// Time from `earlier` to this moment, zero if `earlier` is later.
     #[must_use]
     pub fn since(self, earlier: Self) -> Duration {

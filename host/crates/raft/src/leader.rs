@@ -4,8 +4,8 @@ use crate::core::Core;
 use crate::leading::Leading;
 use crate::progress::Flow;
 use crate::{
-    Effect, Effects, EntryKind, Event, Heartbeat, HeartbeatReply, LogIndex, Message, MessageBody,
-    NodeId, StopReason, TimeoutNow,
+    Effect, Effects, EntryKind, Event, Heartbeat, HeartbeatReply, Horizon, HorizonNews, LogIndex,
+    Message, MessageBody, NodeId, StopReason, TimeoutNow,
 };
 use alloc::boxed::Box;
 use core::time::Duration;
@@ -29,6 +29,7 @@ impl Core {
         self.append_configuration(configuration);
         self.begin_heartbeat_round(out);
         self.replicate(out);
+        self.ask_next_leader(out);
     }
 
     /// Appends a configuration; it is in force from now on.
@@ -103,6 +104,8 @@ impl Core {
     /// Sends a heartbeat to everyone, and returns the number of the round.
     pub(crate) fn begin_heartbeat_round(&mut self, out: &mut Effects) {
         let interval = self.heartbeat_interval();
+        let horizon = self.own_horizon();
+        self.advance_horizon(horizon);
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
@@ -112,7 +115,16 @@ impl Core {
         for peer in &mut leading.peers {
             let commit = commit.min(peer.match_index);
             peer.commit_sent = peer.commit_sent.max(commit);
-            let body = MessageBody::Heartbeat(Heartbeat { commit, round });
+            let news = |(horizon, echo): (Horizon, _)| HorizonNews {
+                commit: horizon.commit,
+                age: self.now.since(horizon.as_of),
+                echo,
+            };
+            let body = MessageBody::Heartbeat(Heartbeat {
+                commit,
+                round,
+                horizon: horizon.zip(peer.echo).map(news),
+            });
             let message = Message { term, body };
             out.push(Effect::Send {
                 to: peer.node,
@@ -143,7 +155,11 @@ impl Core {
         let peer = &mut leading.peers[at];
         peer.heard(now, sent_at);
         peer.resume_probe(sent_at, patience);
-        peer.acked_round = peer.acked_round.max(reply.round);
+        if reply.round >= peer.acked_round {
+            peer.acked_round = reply.round;
+            peer.echo = reply.echo;
+        }
+        self.advance_horizon(self.own_horizon());
         self.note_read_only(at, reply.read_only);
         self.confirm_reads(out);
         self.replicate_to(at, out);
@@ -159,11 +175,8 @@ impl Core {
             .peers
             .retain(|peer| peer.leaving.is_none_or(|(_, until)| now < until));
         for peer in &mut leading.peers {
-            let lost = peer
-                .oldest_inflight()
-                .is_some_and(|at| now >= at.plus(retry));
-            if peer.flow == Flow::Replicate && lost {
-                peer.probe_from(peer.match_index.next());
+            if peer.flow == Flow::Replicate && peer.is_overdue(retry, now) {
+                peer.doubt_stream();
             }
         }
         self.replicate(out);

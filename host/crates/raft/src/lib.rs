@@ -54,6 +54,7 @@ mod following;
 mod fuzz;
 mod guard;
 mod history;
+mod horizon;
 mod ids;
 mod input;
 mod leader;
@@ -88,12 +89,13 @@ pub use configuration::{Configuration, ConfigurationChange, ConfigurationError, 
 pub use core::Core;
 pub use effect::{ApplyBatch, Effect, Effects, Event, Persist, RejectReason, StopReason};
 pub use entry::{Entry, EntryKind};
+pub use horizon::{Horizon, Horizons};
 pub use ids::{GroupId, Instant, IoId, LogId, LogIndex, NodeId, ReadId, Term, Token};
 pub use input::{Input, Proposal, ReadError, ReadMode, TransferTarget};
 pub use message::{
-    AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply, InstallSnapshot,
-    InstallSnapshotReply, Message, MessageBody, ReadIndexReply, ReadIndexRequest, RequestVote,
-    RequestVoteReply, TimeoutNow,
+    AppendEntries, AppendEntriesReply, Echo, Heartbeat, HeartbeatReply, HorizonNews,
+    InstallSnapshot, InstallSnapshotReply, Message, MessageBody, ReadIndexReply, ReadIndexRequest,
+    RequestVote, RequestVoteReply, TimeoutNow,
 };
 #[cfg(feature = "planted-bugs")]
 pub use planted::PlantedBug;

@@ -1,7 +1,8 @@
 //! Messages between replicas of one group. Sender and receiver travel with the message in the host.
 
-use crate::{Entry, LogId, LogIndex, ReadMode, SnapshotMeta, Term, Token};
+use crate::{Entry, Instant, LogId, LogIndex, ReadMode, SnapshotMeta, Term, Token};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 /// A message and its sender's term (of the candidate's *next* term in a pre-vote request).
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -110,6 +111,30 @@ pub struct Heartbeat {
     /// Rises with every heartbeat round of this leader; comes back in the reply. Read index rounds
     /// and the leader lease are confirmed by it.
     pub round: u64,
+    /// How old the follower's state may be, as far as the leader knows.
+    pub horizon: Option<HorizonNews>,
+}
+
+/// Tells a follower how old its state may be: when the follower gave the answer named by `echo`,
+/// everything acknowledged up to `age` earlier had an index of at most `commit`. Nothing is ever
+/// committed on the strength of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct HorizonNews {
+    /// The leader's commit index, whatever the follower holds.
+    pub commit: LogIndex,
+    /// Time since the leader sent what a quorum has answered.
+    pub age: Duration,
+    /// Of the follower's latest answer.
+    pub echo: Echo,
+}
+
+/// A moment on the clock of whoever answers; only that process can read it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Echo {
+    /// Drawn at random when the replica was opened: another process's clock says nothing.
+    pub incarnation: u64,
+    /// When the answer was given.
+    pub at: Instant,
 }
 
 /// Reply to [`Heartbeat`].
@@ -119,6 +144,8 @@ pub struct HeartbeatReply {
     pub round: u64,
     /// The replica is in read-only mode.
     pub read_only: bool,
+    /// Comes back in the next heartbeat.
+    pub echo: Option<Echo>,
 }
 
 /// Offers a snapshot. The bytes are fetched outside the core.
@@ -158,6 +185,9 @@ pub struct ReadIndexRequest {
 pub struct ReadIndexReply {
     /// As in the request.
     pub token: Token,
-    /// The read index, or nothing if the leader cannot confirm one now.
+    /// The read index, or nothing if it was not confirmed.
     pub index: Option<LogIndex>,
+    /// It was not, because too many reads wait there already; else because the node asked does
+    /// not lead, or leads no more.
+    pub busy: bool,
 }

@@ -98,6 +98,8 @@ impl Core {
             apply_window: ApplyWindow::default(),
             known_leader: None,
             leader_heard_at: None,
+            horizon: None,
+            incarnation: counter,
             lease,
             last_led: None,
             election_due: now,

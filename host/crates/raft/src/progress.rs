@@ -1,7 +1,6 @@
 //! How far replication to one peer has come (etcd's `Progress`).
 
-use crate::Instant;
-use crate::{LogId, LogIndex, NodeId, PeerState, ReadId};
+use crate::{Echo, Instant, LogId, LogIndex, NodeId, PeerState, ReadId};
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
@@ -25,12 +24,17 @@ pub(crate) struct Peer {
     /// Appends under way, ascending by sequence.
     inflight: VecDeque<Sent>,
     inflight_size_bytes: usize,
-    /// Sequence of the last append.
-    sequence: u64,
+    /// When an append was last answered with success.
+    progressed_at: Option<Instant>,
+    /// Last index of a stream that was given up without a refusal: what it has above what matches
+    /// may still be on its way. Zero otherwise.
+    streamed_upto: LogIndex,
     /// When the latest message it answered was *sent*: the lease counts from there (trap 11).
     pub(crate) acked_sent_at: Option<Instant>,
     /// Latest heartbeat round it answered.
     pub(crate) acked_round: u64,
+    /// Its own note in that answer.
+    pub(crate) echo: Option<Echo>,
     /// When its latest answer came.
     pub(crate) last_answer: Option<Instant>,
     /// When this record was made.
@@ -75,9 +79,11 @@ impl Peer {
             next_index,
             inflight: VecDeque::new(),
             inflight_size_bytes: 0,
-            sequence: 0,
+            progressed_at: None,
+            streamed_upto: LogIndex(0),
             acked_sent_at: None,
             acked_round: 0,
+            echo: None,
             last_answer: None,
             since: now,
             read_only: false,
@@ -112,12 +118,36 @@ impl Peer {
     pub(crate) fn probe_from(&mut self, next: LogIndex) {
         self.flow = Flow::Probe { outstanding: None };
         self.next_index = next.max(self.match_index.next());
+        self.streamed_upto = LogIndex(0);
         self.clear_inflight();
     }
 
-    /// As [`Self::probe_from`] what is known to match, but not before a retry interval.
-    pub(crate) fn probe_later(&mut self, now: Instant) {
+    /// Gives up a stream of which nothing was heard for too long. It may be lost, or its messages
+    /// may wait in a queue somewhere, and then they must not be queued there once more.
+    pub(crate) fn doubt_stream(&mut self) {
+        let upto = self.next_index.prev();
         self.probe_from(self.match_index.next());
+        self.streamed_upto = upto;
+    }
+
+    /// Whether messages of a stream given up may still arrive.
+    pub(crate) fn awaits_stream(&self) -> bool {
+        self.streamed_upto > self.match_index
+    }
+
+    /// Whether a message under way must be taken for lost: the oldest is older than `retry`, and
+    /// none was answered since. A peer that is merely slow goes on answering.
+    pub(crate) fn is_overdue(&self, retry: Duration, now: Instant) -> bool {
+        let oldest = self.inflight.front().map(|sent| sent.at);
+        oldest.is_some_and(|at| now >= at.max(self.progressed_at.unwrap_or(at)).plus(retry))
+    }
+
+    /// Probes what is known to match, but not before a retry interval.
+    pub(crate) fn probe_later(&mut self, now: Instant) {
+        match self.flow {
+            Flow::Replicate => self.doubt_stream(),
+            Flow::Probe { .. } | Flow::Snapshot { .. } => self.probe_from(self.match_index.next()),
+        }
         self.flow = Flow::Probe {
             outstanding: Some((0, now)),
         };
@@ -142,14 +172,14 @@ impl Peer {
         }
     }
 
-    /// Takes note of an append with entries up to `last`, and returns its sequence number.
-    pub(crate) fn sent(&mut self, last: LogIndex, size_bytes: usize, now: Instant) -> u64 {
-        self.sequence += 1;
+    /// Takes note of append `sequence` with entries up to `last`. Sequences rise, and none is used
+    /// twice in a leadership: the peer may have been removed and added again meanwhile.
+    pub(crate) fn sent(&mut self, sequence: u64, last: LogIndex, size_bytes: usize, now: Instant) {
         match &mut self.flow {
-            Flow::Probe { outstanding } => *outstanding = Some((self.sequence, now)),
+            Flow::Probe { outstanding } => *outstanding = Some((sequence, now)),
             Flow::Replicate => {
                 self.inflight.push_back(Sent {
-                    sequence: self.sequence,
+                    sequence,
                     size_bytes,
                     at: now,
                 });
@@ -158,7 +188,6 @@ impl Peer {
             }
             Flow::Snapshot { .. } => {}
         }
-        self.sequence
     }
 
     /// Takes note that append `sequence` was answered, and says when it was sent, if it is still
@@ -182,9 +211,32 @@ impl Peer {
         sent_at
     }
 
-    /// When the oldest append under way left.
-    pub(crate) fn oldest_inflight(&self) -> Option<Instant> {
-        self.inflight.front().map(|sent| sent.at)
+    /// An append was answered with success: everything up to `index` is durable there and
+    /// matches. `under_way` says whether the append was still counted on.
+    pub(crate) fn accepted(
+        &mut self,
+        index: LogIndex,
+        log_start: LogIndex,
+        under_way: bool,
+        now: Instant,
+    ) {
+        let progress = index > self.match_index;
+        if under_way || progress {
+            self.progressed_at = Some(now);
+        }
+        let late = !under_way && self.streamed_upto > index.max(self.match_index);
+        match &mut self.flow {
+            Flow::Probe { outstanding } if late => {
+                // The stream given up is alive after all, and more of it is on its way: neither
+                // is that to be sent again, nor is the probe behind it overdue.
+                self.match_index = self.match_index.max(index);
+                self.next_index = self.match_index.next();
+                if let Some((_, at)) = outstanding.as_mut().filter(|_| progress) {
+                    *at = now;
+                }
+            }
+            _ => self.matched(index, log_start),
+        }
     }
 
     /// Takes note that everything up to `index` is durable there and matches.
@@ -194,6 +246,7 @@ impl Peer {
         match self.flow {
             Flow::Probe { .. } => {
                 self.next_index = self.match_index.next();
+                self.streamed_upto = LogIndex(0);
                 self.flow = Flow::Replicate;
             }
             Flow::Snapshot { .. } if self.match_index >= log_start => {
@@ -220,7 +273,7 @@ mod tests {
 
     fn replicating() -> Peer {
         let mut peer = Peer::new(NodeId(2), LogIndex(5), Instant(0));
-        peer.sent(LogIndex(4), 0, Instant(0));
+        peer.sent(1, LogIndex(4), 0, Instant(0));
         peer.answered(1);
         peer.matched(LogIndex(4), LogIndex(0));
         peer
@@ -229,8 +282,8 @@ mod tests {
     #[test]
     fn a_later_answer_frees_the_window_of_earlier_messages() {
         let mut peer = replicating();
-        peer.sent(LogIndex(5), 10, Instant(1));
-        peer.sent(LogIndex(6), 20, Instant(2));
+        peer.sent(2, LogIndex(5), 10, Instant(1));
+        peer.sent(3, LogIndex(6), 20, Instant(2));
         assert_eq!(
             (peer.inflight_messages(), peer.inflight_size_bytes()),
             (2, 30)
@@ -248,6 +301,60 @@ mod tests {
         let mut peer = replicating();
         peer.probe_from(LogIndex(2));
         assert_eq!(peer.next_index, LogIndex(5));
+    }
+
+    const RETRY: Duration = Duration::from_secs(1);
+
+    fn at_ms(ms: u64) -> Instant {
+        Instant(ms * 1_000)
+    }
+
+    #[test]
+    fn a_peer_that_goes_on_answering_is_not_taken_for_lost() {
+        let mut peer = replicating();
+        for sequence in 2..=9 {
+            peer.sent(sequence, LogIndex(sequence + 3), 1, at_ms(0));
+        }
+        for sequence in 2..=5 {
+            let now = at_ms(800 * (sequence - 1));
+            assert!(!peer.is_overdue(RETRY, now));
+            let under_way = peer.answered(sequence).is_some();
+            peer.accepted(LogIndex(sequence + 3), LogIndex(0), under_way, now);
+        }
+        assert!(!peer.is_overdue(RETRY, at_ms(4_199)));
+        assert!(peer.is_overdue(RETRY, at_ms(4_200)));
+    }
+
+    #[test]
+    fn what_a_doubted_stream_has_under_way_is_not_sent_again() {
+        let mut peer = replicating();
+        for sequence in 2..=9 {
+            peer.sent(sequence, LogIndex(sequence + 3), 1, at_ms(0));
+        }
+        peer.doubt_stream();
+        peer.sent(10, LogIndex(4), 0, at_ms(1_000));
+        let late = |peer: &mut Peer, sequence| {
+            let under_way = peer.answered(sequence).is_some();
+            peer.accepted(LogIndex(sequence + 3), LogIndex(0), under_way, at_ms(1_500));
+        };
+        late(&mut peer, 2);
+        let outstanding = Some((10, at_ms(1_500)));
+        assert_eq!(peer.flow, Flow::Probe { outstanding });
+        assert_eq!(peer.match_index, LogIndex(5));
+        late(&mut peer, 9);
+        assert_eq!(peer.flow, Flow::Replicate);
+        assert_eq!(peer.next_index, LogIndex(13));
+    }
+
+    #[test]
+    fn the_answer_to_a_probe_ends_all_doubt() {
+        let mut peer = replicating();
+        peer.sent(2, LogIndex(9), 1, at_ms(0));
+        peer.doubt_stream();
+        peer.sent(3, LogIndex(4), 0, at_ms(1_000));
+        let under_way = peer.answered(3).is_some();
+        peer.accepted(LogIndex(4), LogIndex(0), under_way, at_ms(1_001));
+        assert_eq!((peer.flow, peer.next_index), (Flow::Replicate, LogIndex(5)));
     }
 
     #[test]

@@ -37,20 +37,41 @@ impl Reads {
     }
 }
 
-/// Reads a follower has asked its leader about.
+/// A read that a follower has to ask its leader about.
+#[derive(Clone, Copy, Debug)]
+struct Question {
+    /// The host's.
+    token: Token,
+    mode: ReadMode,
+    /// When to give up.
+    due: Instant,
+    /// It was asked before, of a node that leads no more.
+    again: bool,
+}
+
+/// Reads of a follower that are not confirmed yet.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Forwarded {
-    /// The number under which it was asked, the host's token, and when to give up; ascending.
-    queue: VecDeque<(Token, Token, Instant)>,
+    /// The number under which it was asked, and the question; both in ascending order.
+    queue: VecDeque<(Token, Question)>,
+    /// Those to be asked again, of the next leader, ascending by when to give up.
+    homeless: VecDeque<Question>,
 }
 
 impl Forwarded {
     pub(crate) fn len(&self) -> usize {
-        self.queue.len()
+        self.queue.len() + self.homeless.len()
     }
 
     pub(crate) fn due(&self) -> Option<Instant> {
-        self.queue.front().map(|&(_, _, due)| due)
+        let asked = self.queue.front().map(|(_, question)| question.due);
+        let homeless = self.homeless.front().map(|question| question.due);
+        asked.into_iter().chain(homeless).min()
+    }
+
+    fn keep(&mut self, question: Question) {
+        let at = self.homeless.partition_point(|q| q.due <= question.due);
+        self.homeless.insert(at, question);
     }
 }
 
@@ -151,26 +172,29 @@ impl Core {
     fn grant_read(&mut self, asker: Asker, index: LogIndex, out: &mut Effects) {
         match asker {
             Asker::Host(token) => out.push(Effect::ReadReady { token, index }),
-            Asker::Follower(node, token) => self.answer_read(node, token, Some(index), out),
+            Asker::Follower(node, token) => {
+                let reply = ReadIndexReply {
+                    token,
+                    index: Some(index),
+                    busy: false,
+                };
+                self.send(node, MessageBody::ReadIndexReply(reply), out);
+            }
         }
     }
 
     fn refuse_read(&mut self, asker: Asker, reason: RejectReason, out: &mut Effects) {
         match asker {
             Asker::Host(token) => Self::reject(token, reason, out),
-            Asker::Follower(node, token) => self.answer_read(node, token, None, out),
+            Asker::Follower(node, token) => {
+                let reply = ReadIndexReply {
+                    token,
+                    index: None,
+                    busy: reason == RejectReason::Busy,
+                };
+                self.send(node, MessageBody::ReadIndexReply(reply), out);
+            }
         }
-    }
-
-    fn answer_read(
-        &mut self,
-        to: NodeId,
-        token: Token,
-        index: Option<LogIndex>,
-        out: &mut Effects,
-    ) {
-        let body = MessageBody::ReadIndexReply(ReadIndexReply { token, index });
-        self.send(to, body, out);
     }
 
     /// The leadership is over: whoever waits may ask the next leader.
@@ -189,14 +213,48 @@ impl Core {
         if self.forwarded.len() >= READS_MAX {
             return Self::reject(token, RejectReason::Busy, out);
         }
+        let question = Question {
+            token,
+            mode,
+            due: self.now.plus(self.settings.election_timeout),
+            again: false,
+        };
+        self.forward(leader, question, out);
+    }
+
+    fn forward(&mut self, leader: NodeId, question: Question, out: &mut Effects) {
         let number = Token(self.next_number());
-        let due = self.now.plus(self.settings.election_timeout);
-        self.forwarded.queue.push_back((number, token, due));
+        self.forwarded.queue.push_back((number, question));
         let body = MessageBody::ReadIndexRequest(ReadIndexRequest {
             token: number,
-            mode,
+            mode: question.mode,
         });
         self.send(leader, body, out);
+    }
+
+    /// There is a leader again, perhaps this node: reads that lost theirs are asked once more.
+    pub(crate) fn ask_next_leader(&mut self, out: &mut Effects) {
+        let homeless = core::mem::take(&mut self.forwarded.homeless);
+        for question in homeless {
+            match self.known_leader {
+                Some(leader) if leader != self.node => self.forward(leader, question, out),
+                Some(_) => self.ask_as_leader(Asker::Host(question.token), question.mode, out),
+                None => self.forwarded.homeless.push_back(question),
+            }
+        }
+    }
+
+    /// Whoever was asked does not lead. The next leader is asked, but only once: whoever waits
+    /// would rather hear of it than wait for ever.
+    fn lost_leader(&mut self, question: Question, out: &mut Effects) {
+        if question.again {
+            let reason = RejectReason::NotLeader { leader: None };
+            return Self::reject(question.token, reason, out);
+        }
+        self.forwarded.keep(Question {
+            again: true,
+            ..question
+        });
     }
 
     pub(crate) fn on_read_index_request(
@@ -213,7 +271,8 @@ impl Core {
         if self.leading.is_some() {
             self.ask_as_leader(Asker::Follower(from, token), request.mode, out);
         } else {
-            self.answer_read(from, token, None, out);
+            let reason = RejectReason::NotLeader { leader: None };
+            self.refuse_read(Asker::Follower(from, token), reason, out);
         }
     }
 
@@ -227,31 +286,49 @@ impl Core {
             return;
         }
         let queue = &mut self.forwarded.queue;
-        let Ok(at) = queue.binary_search_by_key(&reply.token, |&(number, _, _)| number) else {
+        let Ok(at) = queue.binary_search_by_key(&reply.token, |&(number, _)| number) else {
             return;
         };
-        let Some((_, token, _)) = queue.remove(at) else {
+        let Some((_, question)) = queue.remove(at) else {
             return;
         };
+        let token = question.token;
         match reply.index {
             Some(index) => out.push(Effect::ReadReady { token, index }),
-            None => Self::reject(token, self.not_leader(), out),
+            None if reply.busy => Self::reject(token, RejectReason::Busy, out),
+            None => self.lost_leader(question, out),
         }
     }
 
     /// The leader that was asked is not followed any more.
     pub(crate) fn lose_forwarded_reads(&mut self, out: &mut Effects) {
-        for (_, token, _) in core::mem::take(&mut self.forwarded.queue) {
-            Self::reject(token, RejectReason::NotLeader { leader: None }, out);
+        for (_, question) in core::mem::take(&mut self.forwarded.queue) {
+            self.lost_leader(question, out);
         }
     }
 
-    /// Gives up reads whose question or answer was lost.
+    /// The replica stops: nobody will be asked again.
+    pub(crate) fn give_up_forwarded_reads(&mut self, out: &mut Effects) {
+        for question in core::mem::take(&mut self.forwarded.homeless) {
+            let reason = RejectReason::NotLeader { leader: None };
+            Self::reject(question.token, reason, out);
+        }
+    }
+
+    /// Gives up reads whose question or answer was lost, and those that found no leader in time.
     pub(crate) fn expire_forwarded_reads(&mut self, out: &mut Effects) {
         let now = self.now;
-        let due = |read: &mut (Token, Token, Instant)| now >= read.2;
-        while let Some((_, token, _)) = self.forwarded.queue.pop_front_if(due) {
-            Self::reject(token, self.not_leader(), out);
+        let due = |read: &mut (Token, Question)| now >= read.1.due;
+        while let Some((_, question)) = self.forwarded.queue.pop_front_if(due) {
+            let silent = self.known_leader.filter(|&leader| leader != self.node);
+            let reason = silent.map_or(self.not_leader(), |leader| RejectReason::LeaderSilent {
+                leader,
+            });
+            Self::reject(question.token, reason, out);
+        }
+        let due = |question: &mut Question| now >= question.due;
+        while let Some(question) = self.forwarded.homeless.pop_front_if(due) {
+            Self::reject(question.token, self.not_leader(), out);
         }
     }
 }

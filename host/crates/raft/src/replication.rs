@@ -42,13 +42,14 @@ impl Sender<'_> {
             let news = self.commit.min(last) > peer.commit_sent;
             return (is_probe || news) && self.append(peer, prev, Vec::new(), 0, out);
         }
-        if peer.next_index < self.log.cache_first() {
-            // A probe need not carry entries, so it need not wait for the disk.
-            return if is_probe {
-                self.append(peer, prev, Vec::new(), 0, out)
-            } else {
-                self.read_back(peer, out)
-            };
+        let in_memory = peer.next_index >= self.log.cache_first();
+        if is_probe && (!in_memory || peer.awaits_stream()) {
+            // A probe need not carry entries, so it need not wait for the disk, nor repeat what
+            // may be on its way.
+            return self.append(peer, prev, Vec::new(), 0, out);
+        }
+        if !in_memory {
+            return self.read_back(peer, out);
         }
         let (entries, size_bytes) = self.slice(peer.next_index, last);
         self.append(peer, prev, entries, size_bytes, out)
@@ -84,7 +85,9 @@ impl Sender<'_> {
         out: &mut Effects,
     ) -> bool {
         let last = entries.last().map_or(prev.index, |entry| entry.id.index);
-        let sequence = peer.sent(last, size_bytes, self.now);
+        *self.counter += 1;
+        let sequence = *self.counter;
+        peer.sent(sequence, last, size_bytes, self.now);
         // The peer caps it at what this message shows to match.
         peer.commit_sent = peer.commit_sent.max(self.commit.min(last));
         let body = MessageBody::AppendEntries(AppendEntries {
@@ -186,7 +189,7 @@ impl Core {
         let sent_at = peer.answered(reply.sequence);
         peer.heard(now, sent_at);
         match reply.conflict {
-            None => peer.matched(reply.index, log_start),
+            None => peer.accepted(reply.index, log_start, sent_at.is_some(), now),
             // An answer to a message that is not under way any more says nothing new.
             Some(hint) if sent_at.is_some() => {
                 Self::back_off(peer, &self.log, was_probe, reply.index, hint);

@@ -4,8 +4,9 @@
 use crate::random::Random;
 use crate::{
     Configuration, ConfigurationChange, Core, Effect, Effects, Entry, EntryKind, Event, HardState,
-    Input, Instant, IoId, LogId, LogIndex, MemberSet, Message, MessageBody, NodeId, Persist,
-    Proposal, ReadMode, Recovered, RejectReason, Role, Settings, SnapshotMeta, TermStart, Token,
+    Horizon, Horizons, Input, Instant, IoId, LogId, LogIndex, MemberSet, Message, MessageBody,
+    NodeId, Persist, Proposal, ReadMode, Recovered, RejectReason, Role, Settings, SnapshotMeta,
+    TermStart, Token,
 };
 use alloc::collections::{BTreeMap, BTreeSet, VecDeque};
 use alloc::vec::Vec;
@@ -84,6 +85,11 @@ pub(crate) struct Node {
     pub(crate) hold_disk: bool,
     pub(crate) hold_apply: bool,
     pub(crate) fail_fetch: bool,
+    /// Handles nothing; what comes for it is kept.
+    pub(crate) asleep: bool,
+    kept: Vec<Input>,
+    /// Heartbeats to it are lost.
+    pub(crate) deaf_to_heartbeats: bool,
     pub(crate) applied: Vec<Entry>,
     pub(crate) answered: Vec<Token>,
     pub(crate) done: Vec<Token>,
@@ -91,6 +97,7 @@ pub(crate) struct Node {
     pub(crate) reads: Vec<(Token, LogIndex)>,
     pub(crate) events: Vec<Event>,
     pub(crate) fetches: usize,
+    pub(crate) horizons: Horizons,
 }
 
 pub(crate) struct Cluster {
@@ -104,11 +111,17 @@ pub(crate) struct Cluster {
     next_token: u64,
     /// Heartbeats sent so far.
     pub(crate) heartbeats: usize,
+    /// Entries sent so far, by receiver.
+    pub(crate) entries_sent: BTreeMap<u64, usize>,
+    /// Receiver and sequence of every append.
+    sequences: Vec<(u64, u64)>,
     initial: MemberSet,
     /// Whom a node voted for in a term.
     pub(crate) votes: BTreeMap<(u64, u64), u64>,
     /// Highest index whose proposer was answered, and what it was when a read began.
     answered_upto: LogIndex,
+    /// When it rose to what.
+    answered_at: Vec<(Instant, LogIndex)>,
     read_floors: BTreeMap<Token, LogIndex>,
     /// Switched on in every node that is opened.
     #[cfg(feature = "planted-bugs")]
@@ -134,9 +147,12 @@ impl Cluster {
             follow_ups: VecDeque::new(),
             next_token: 0,
             heartbeats: 0,
+            entries_sent: BTreeMap::new(),
+            sequences: Vec::new(),
             initial: members(1..=voters),
             votes: BTreeMap::new(),
             answered_upto: LogIndex(0),
+            answered_at: Vec::new(),
             read_floors: BTreeMap::new(),
             #[cfg(feature = "planted-bugs")]
             planted: None,
@@ -176,6 +192,9 @@ impl Cluster {
             hold_disk: false,
             hold_apply: false,
             fail_fetch: false,
+            asleep: false,
+            kept: Vec::new(),
+            deaf_to_heartbeats: false,
             applied: Vec::new(),
             answered: Vec::new(),
             done: Vec::new(),
@@ -183,6 +202,7 @@ impl Cluster {
             reads: Vec::new(),
             events: Vec::new(),
             fetches: 0,
+            horizons: Horizons::default(),
         };
         self.nodes.insert(id, node);
     }
@@ -302,7 +322,22 @@ impl Cluster {
         }
         let mut effects = Effects::new();
         let node = self.node_mut(id);
+        let beats = |m: &Message| matches!(m.body, MessageBody::Heartbeat(_));
+        if node.deaf_to_heartbeats
+            && matches!(&input, Input::Message { message, .. } if beats(message))
+        {
+            return;
+        }
+        if node.asleep {
+            if matches!(input, Input::Message { .. }) {
+                node.kept.push(input);
+            }
+            return;
+        }
         node.core.handle(now, input, &mut effects);
+        if let Some(horizon) = node.core.horizon() {
+            node.horizons.note(horizon, LogIndex(0));
+        }
         for effect in effects {
             self.carry_out(id, effect);
         }
@@ -314,6 +349,10 @@ impl Cluster {
             Effect::Send { to, message } => {
                 self.check_promises(id, to.0, &message);
                 self.heartbeats += usize::from(matches!(message.body, MessageBody::Heartbeat(_)));
+                if let MessageBody::AppendEntries(append) = &message.body {
+                    *self.entries_sent.entry(to.0).or_default() += append.entries.len();
+                    self.sequences.push((to.0, append.sequence));
+                }
                 self.wire.push_back((id, to.0, message));
             }
             Effect::Apply(batch) => {
@@ -325,8 +364,9 @@ impl Cluster {
                     assert_eq!(batch.entries, on_disk, "memory and disk agree");
                 }
                 node.applied.extend(on_disk);
-                let answered = batch.waiting.last().map(|(index, _)| *index);
-                self.answered_upto = self.answered_upto.max(answered.unwrap_or_default());
+                if let Some(&(index, _)) = batch.waiting.last() {
+                    self.note_answered(index);
+                }
                 let node = self.node_mut(id);
                 node.answered
                     .extend(batch.waiting.iter().map(|(_, token)| *token));
@@ -378,6 +418,50 @@ impl Cluster {
         }
     }
 
+    /// Hands over, without answers, what came for `id` while it was asleep.
+    pub(crate) fn deliver_kept(&mut self, id: u64) {
+        for input in core::mem::take(&mut self.node_mut(id).kept) {
+            self.step(id, input);
+        }
+        self.settle();
+    }
+
+    /// Sequences of the appends to `id`, in order.
+    pub(crate) fn sequences_sent(&self, id: u64) -> Vec<u64> {
+        let to_it = self.sequences.iter().filter(|(to, _)| *to == id);
+        to_it.map(|(_, sequence)| *sequence).collect()
+    }
+
+    fn note_answered(&mut self, index: LogIndex) {
+        if index > self.answered_upto {
+            self.answered_upto = index;
+            self.answered_at.push((self.now, index));
+        }
+    }
+
+    /// Says whether node `id` knows how old its state may be; it must be right then.
+    pub(crate) fn check_horizon(&self, id: u64) -> bool {
+        let Some(Horizon { as_of, commit }) = self.node(id).core.horizon() else {
+            return false;
+        };
+        let before = self.answered_at.partition_point(|&(at, _)| at < as_of);
+        if let Some(at) = before.checked_sub(1) {
+            let (when, index) = self.answered_at[at];
+            assert!(
+                index <= commit,
+                "node {id}: {index} was answered at {when:?}, before {as_of:?}, beyond {commit}"
+            );
+        }
+        true
+    }
+
+    /// How old the state of node `id` may be at most.
+    pub(crate) fn staleness(&self, id: u64) -> Option<Duration> {
+        let node = self.node(id);
+        let applied = node.core.status(self.now).applied_index;
+        Some(self.now.since(node.horizons.as_of(applied)?))
+    }
+
     /// Lets one write of `id` reach the disk.
     pub(crate) fn sync_one(&mut self, id: u64) -> Option<IoId> {
         let node = self.node_mut(id);
@@ -415,7 +499,8 @@ impl Cluster {
         let end = self.now.plus(span);
         loop {
             let next = |(id, node): (&u64, &Node)| node.core.next_deadline().map(|at| (at, *id));
-            let due = self.nodes.iter().filter_map(next).min();
+            let awake = self.nodes.iter().filter(|(_, node)| !node.asleep);
+            let due = awake.filter_map(next).min();
             match due {
                 Some((at, id)) if at <= end => {
                     self.now = self.now.max(at);

@@ -5,6 +5,8 @@
 
 mod mailbox;
 mod problems;
+#[cfg(test)]
+mod tests;
 
 use super::apply::{Applier, ApplyReport};
 use super::clock::{Clock, wall_time_ns};
@@ -13,8 +15,8 @@ use super::request::{Control, Failure, Order, Outcome, Proposed, Query, Tokens};
 use super::waiting::{Waiter, Waiting, sweep};
 use crate::transport::Transport;
 use kontiki_raft::{
-    Core, Effect, Effects, EntryKind, Event, GroupId, Input, IoId, Message, NodeId, Persist,
-    Proposal, ReadError, ReadId, ReadMode, RejectReason, Role, SnapshotMeta,
+    Core, Effect, Effects, EntryKind, Event, GroupId, Horizon, Input, IoId, Message, NodeId,
+    Persist, Proposal, ReadError, ReadId, ReadMode, RejectReason, Role, SnapshotMeta,
 };
 use kontiki_storage::{Storage, StorageError};
 use std::collections::BTreeSet;
@@ -67,6 +69,10 @@ pub(crate) struct State {
     snapshot_refused: Option<SnapshotMeta>,
     /// To be answered once the effects of this round are carried out.
     snapshot_failed: Option<SnapshotMeta>,
+    /// The machine's thread has ended; the core is told once this round's effects are carried out.
+    apply_ended: bool,
+    /// The latest horizon that was passed on.
+    horizon: Option<Horizon>,
     removed: bool,
     stopping: bool,
 }
@@ -83,13 +89,24 @@ impl Group {
             self.take(event);
             self.take_queued();
             self.take_deferred();
+            self.keep_time();
             self.refresh_brief();
             if tokio::time::Instant::now() >= sweep_at {
                 sweep(&mut self.state.waiting);
+                self.applier.sweep();
                 sweep_at = tokio::time::Instant::now() + SWEEP_INTERVAL;
             }
         }
         self.end();
+    }
+
+    /// The clock comes last in the mailbox, and a group that always finds something there would
+    /// neither send heartbeats nor notice a silent quorum.
+    fn keep_time(&mut self) {
+        let now = self.clock.now();
+        if self.core.next_deadline().is_some_and(|due| due <= now) {
+            self.handle(Input::Tick);
+        }
     }
 
     /// Answers whatever still waits.
@@ -140,9 +157,10 @@ impl Group {
 
     /// Commands gather in their queue while writes are under way: the disk could not take them
     /// earlier anyway, and one large batch costs the group, its peers and its plugin far less than
-    /// many small ones. A command that finds the disk idle goes on at once.
+    /// many small ones. A command that finds the disk idle goes on at once. A replica that does not
+    /// lead refuses them, and for that it needs no disk.
     fn takes_commands(&self) -> bool {
-        self.state.writes < WRITES_UNDER_WAY_MAX
+        self.core.role() != Role::Leader || self.state.writes < WRITES_UNDER_WAY_MAX
     }
 
     fn handle(&mut self, input: Input) {
@@ -155,8 +173,6 @@ impl Group {
     }
 
     fn on_message(&mut self, from: NodeId, message: Message) {
-        self.shared
-            .heard_from(from, self.core.leader(), self.clock.now());
         self.handle(Input::Message { from, message });
     }
 
@@ -210,7 +226,7 @@ impl Group {
                 .answered
                 .not_applied
                 .fetch_add(1, Ordering::Relaxed);
-            let _ = proposed.reply.send(Err(Failure::Busy));
+            proposed.reply.send(Err(Failure::Busy));
             return None;
         }
         let token = self.state.tokens.next();
@@ -293,7 +309,7 @@ impl Group {
                             _ => None,
                         });
                 let replies: Vec<_> = replies.collect();
-                self.applier.apply(batch, replies);
+                self.state.apply_ended |= !self.applier.apply(batch, replies);
             }
             Effect::FetchSnapshot { from, snapshot } => self.refuse_snapshot(from, snapshot),
             // Nothing is compacted while real nodes have no snapshots to fall back on.
@@ -408,10 +424,7 @@ impl Group {
     fn why_stopped(&self) -> Option<String> {
         let fault = self.applier.view().fault();
         let failure = fault.or_else(|| self.state.storage_failure.clone());
-        failure.or_else(|| match self.core.role() {
-            Role::Stopped => Some("it took back no state it could go on from".to_owned()),
-            _ => None,
-        })
+        failure.or_else(|| self.core.failure().map(str::to_owned))
     }
 
     fn on_event(&mut self, event: &Event) {
@@ -465,6 +478,10 @@ impl Group {
         if let Some(snapshot) = self.state.snapshot_failed.take() {
             self.handle(Input::SnapshotFailed { snapshot });
         }
+        if std::mem::take(&mut self.state.apply_ended) {
+            let index = self.applier.view().status().applied.index;
+            self.handle(Input::ApplyFailed { index });
+        }
         for peer in std::mem::take(&mut self.state.unreachable) {
             self.handle(Input::PeerUnreachable { peer });
         }
@@ -472,7 +489,17 @@ impl Group {
         self.state.unreachable.clear();
     }
 
+    fn note_horizon(&mut self) {
+        let horizon = self.core.horizon();
+        if let Some(new) = horizon.filter(|_| horizon != self.state.horizon) {
+            let applied = self.applier.view().status().applied.index;
+            self.shared.note_horizon(new, applied);
+            self.state.horizon = horizon;
+        }
+    }
+
     fn refresh_brief(&mut self) {
+        self.note_horizon();
         let brief = Brief {
             role: self.core.role(),
             term: self.core.term(),

@@ -233,7 +233,7 @@ impl Client for Service {
         Ok(Response::new(proto::QueryReply {
             position: Some(position),
             result: Some(proto::query_reply::Result::Answer(answer.into())),
-            staleness_us: None,
+            staleness: None,
         }))
     }
 }

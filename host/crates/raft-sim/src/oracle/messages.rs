@@ -405,6 +405,7 @@ mod tests {
         let reply = ReadIndexReply {
             token: Token(1),
             index: Some(LogIndex(0)),
+            busy: false,
         };
         let sent = oracle.sending(
             0,

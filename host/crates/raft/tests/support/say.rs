@@ -124,6 +124,7 @@ pub(crate) fn heartbeat(commit: u64) -> MessageBody {
     MessageBody::Heartbeat(Heartbeat {
         commit: LogIndex(commit),
         round: 1,
+        horizon: None,
     })
 }
 
@@ -131,6 +132,7 @@ pub(crate) fn heartbeat_ack(round: u64) -> MessageBody {
     MessageBody::HeartbeatReply(HeartbeatReply {
         round,
         read_only: false,
+        echo: None,
     })
 }
 

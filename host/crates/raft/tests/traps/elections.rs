@@ -335,6 +335,7 @@ fn trap_41_a_higher_term_in_any_reply_ends_a_leadership() {
         MessageBody::ReadIndexReply(ReadIndexReply {
             token: Token(1),
             index: None,
+            busy: false,
         }),
         MessageBody::RequestVoteReply(RequestVoteReply {
             pre_vote: false,

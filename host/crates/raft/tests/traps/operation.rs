@@ -14,6 +14,7 @@ fn says_read_only(node: &mut Solo, peer: u64) {
     let body = MessageBody::HeartbeatReply(HeartbeatReply {
         round,
         read_only: true,
+        echo: None,
     });
     node.receive(peer, term, body);
 }

@@ -98,7 +98,11 @@ fn trap_09_answers_from_before_a_restart_fit_nothing() {
     let (token, effects) = after.read(ReadMode::Quorum);
     assert_ne!(asked(&effects), old);
     let index = Some(LogIndex(1));
-    let reply = MessageBody::ReadIndexReply(kontiki_raft::ReadIndexReply { token: old, index });
+    let reply = MessageBody::ReadIndexReply(kontiki_raft::ReadIndexReply {
+        token: old,
+        index,
+        busy: false,
+    });
     let effects = after.receive(2, 1, reply);
     assert_eq!(effects.read_index(token), None);
 }

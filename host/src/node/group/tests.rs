@@ -1,0 +1,316 @@
+//! One group's loop, with a disk that can be held.
+
+use super::*;
+use crate::node::apply::ApplierConfig;
+use crate::node::budget::Budget;
+use crate::node::handle::{GroupHandle, HandleInner, Pending};
+use crate::node::native_machine;
+use crate::node::plugins::PluginSource;
+use crate::node::router::Router;
+use crate::transport::QueueLimits;
+use bytes::Bytes;
+use kontiki_proto::v1;
+use kontiki_raft::{
+    AppendEntries, Entry, HeartbeatReply, LogId, LogIndex, MemberSet, MessageBody, Settings, Term,
+};
+use kontiki_storage::{GroupRecord, Options, StorageMetrics};
+use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
+use tokio::time::Instant;
+
+const GROUP: GroupId = GroupId(7);
+const ME: NodeId = NodeId(1);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Passes writes on only while it is not held.
+struct Disk {
+    inner: Arc<dyn Storage>,
+    held: AtomicBool,
+    writes: Mutex<Vec<kontiki_storage::Completion>>,
+}
+
+impl Storage for Disk {
+    fn groups(&self) -> Result<Vec<GroupRecord>, StorageError> {
+        self.inner.groups()
+    }
+
+    fn create_group(&self, record: &GroupRecord) -> Result<(), StorageError> {
+        self.inner.create_group(record)
+    }
+
+    fn update_group(&self, record: &GroupRecord) -> Result<(), StorageError> {
+        self.inner.update_group(record)
+    }
+
+    fn remove_group(&self, id: GroupId) -> Result<(), StorageError> {
+        self.inner.remove_group(id)
+    }
+
+    fn recover(&self, id: GroupId, max: usize) -> Result<kontiki_raft::Recovered, StorageError> {
+        self.inner.recover(id, max)
+    }
+
+    fn persist(&self, id: GroupId, write: Persist, done: kontiki_storage::Completion) {
+        if self.held.load(Ordering::Acquire) {
+            // Never carried out: for the group the disk hangs.
+            self.writes.lock().unwrap().push(done);
+        } else {
+            self.inner.persist(id, write, done);
+        }
+    }
+
+    fn entries(
+        &self,
+        id: GroupId,
+        first: LogIndex,
+        last: LogIndex,
+        max: usize,
+    ) -> Result<Vec<Entry>, StorageError> {
+        self.inner.entries(id, first, last, max)
+    }
+
+    fn compact(&self, id: GroupId, upto: LogId) {
+        self.inner.compact(id, upto);
+    }
+
+    fn node_record(&self, key: &str) -> Result<Option<Vec<u8>>, StorageError> {
+        self.inner.node_record(key)
+    }
+
+    fn put_node_record(&self, key: &str, value: &[u8]) -> Result<(), StorageError> {
+        self.inner.put_node_record(key, value)
+    }
+
+    fn metrics(&self) -> StorageMetrics {
+        self.inner.metrics()
+    }
+
+    fn close(&self) {
+        self.inner.close();
+    }
+}
+
+struct Bench {
+    handle: GroupHandle,
+    disk: Arc<Disk>,
+}
+
+fn disk() -> Arc<Disk> {
+    let uri = "memory://".parse().unwrap();
+    let inner = kontiki_storage::open(&uri, &Options::default()).unwrap();
+    let record = GroupRecord {
+        id: GROUP,
+        body: vec![],
+    };
+    inner.create_group(&record).unwrap();
+    Arc::new(Disk {
+        inner,
+        held: AtomicBool::new(false),
+        writes: Mutex::default(),
+    })
+}
+
+fn transport(storage: Arc<dyn Storage>) -> Transport {
+    let me = v1::Introduction {
+        node: ME.0,
+        name: "n1".into(),
+        ..Default::default()
+    };
+    let limits = QueueLimits {
+        messages_max: 16,
+        size_bytes_max: 1 << 20,
+    };
+    Transport::start(me, storage, &[], limits, Router::default()).unwrap()
+}
+
+/// Starts the loop of a new replica in a group of these voters.
+fn bench(voters: u64) -> Bench {
+    let disk = disk();
+    let storage: Arc<dyn Storage> = disk.clone();
+    let clock = Clock::new();
+    let initial = MemberSet::of_voters((1..=voters).map(NodeId));
+    let recovered = storage.recover(GROUP, 1 << 20).unwrap();
+    let core = Core::new(ME, Settings::default(), initial, recovered, clock.now(), 7);
+    let (completed, completions) = mpsc::unbounded_channel();
+    let reports = completed.clone();
+    let (applier, _) = Applier::start(ApplierConfig {
+        group: GROUP,
+        storage: Arc::clone(&storage),
+        plugin: PluginSource::NativeCounter,
+        replay_until: LogIndex(0),
+        report: Box::new(move |report| drop(reports.send(Completion::Applied(report)))),
+    })
+    .unwrap();
+    let (proposals, proposed) = mpsc::channel(64);
+    let (queries, queried) = mpsc::channel(64);
+    let (messages, received) = mpsc::channel(1_024);
+    let (control, controlled) = mpsc::channel(8);
+    let (brief, watched) = watch::channel(Brief::default());
+    let shared = Arc::new(GroupShared::new(ME));
+    let group = Group {
+        id: GROUP,
+        core,
+        clock,
+        transport: transport(Arc::clone(&storage)),
+        storage,
+        applier: applier.clone(),
+        mailbox: Mailbox {
+            proposals: proposed,
+            queries: queried,
+            messages: received,
+            control: controlled,
+            completions,
+        },
+        completed,
+        shared: Arc::clone(&shared),
+        brief,
+        proposals_max: 64,
+        state: State::default(),
+    };
+    tokio::spawn(group.run());
+    let inner = HandleInner {
+        id: GROUP,
+        spec: v1::GroupSpec::default(),
+        description: native_machine::description(),
+        clock,
+        proposals,
+        queries,
+        messages,
+        control,
+        applier,
+        shared,
+        brief: watched,
+        commands_budget: Budget::new(64, 1 << 20),
+        queries_budget: Budget::new(64, 1 << 20),
+    };
+    Bench {
+        handle: GroupHandle {
+            inner: Arc::new(inner),
+        },
+        disk,
+    }
+}
+
+impl Bench {
+    async fn becomes(&self, role: Role) {
+        let mut brief = self.handle.watch();
+        let reached = brief.wait_for(|now| now.role == role);
+        let reached = tokio::time::timeout(PATIENCE, reached).await;
+        assert!(reached.is_ok(), "never {role:?}");
+    }
+
+    fn hold_disk(&self) {
+        self.disk.held.store(true, Ordering::Release);
+    }
+
+    /// Waits until the disk holds a write.
+    async fn write_hangs(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        while self.disk.writes.lock().unwrap().is_empty() {
+            assert!(Instant::now() < deadline, "nothing was written");
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+
+    fn propose(&self) -> Pending {
+        self.handle.propose(Bytes::from_static(b"add 1"), None)
+    }
+}
+
+async fn failure(pending: Pending) -> Failure {
+    pending.wait(Instant::now() + PATIENCE).await.unwrap_err()
+}
+
+fn append(term: u64) -> Message {
+    let entry = Entry {
+        id: LogId::new(Term(term), LogIndex(1)),
+        time_ns: 0,
+        kind: EntryKind::Command(Bytes::from_static(b"add 1")),
+    };
+    Message {
+        term: Term(term),
+        body: MessageBody::AppendEntries(AppendEntries {
+            prev: LogId::default(),
+            entries: vec![entry],
+            commit: LogIndex(0),
+            sequence: 1,
+        }),
+    }
+}
+
+/// A leader that lost its leadership because its disk hangs must send clients away.
+#[tokio::test]
+async fn a_replica_that_does_not_lead_answers_commands_while_its_disk_hangs() {
+    let bench = bench(3);
+    bench.hold_disk();
+    bench.handle.deliver(NodeId(2), append(1));
+    bench.write_hangs().await;
+    let refused = tokio::time::timeout(PATIENCE / 2, failure(bench.propose())).await;
+    let expected = Failure::Refused {
+        reason: RejectReason::NotLeader {
+            leader: Some(NodeId(2)),
+        },
+        leader: Some(NodeId(2)),
+        term: Term(1),
+    };
+    assert_eq!(refused.unwrap(), expected);
+}
+
+#[tokio::test]
+async fn commands_in_the_queue_of_a_group_that_stops_are_certainly_not_applied() {
+    let bench = bench(1);
+    bench.becomes(Role::Leader).await;
+    bench.hold_disk();
+    let under_way = bench.propose();
+    bench.write_hangs().await;
+    let queued = [bench.propose(), bench.propose()];
+    bench.handle.control(Control::Stop).await.unwrap();
+    for pending in queued {
+        assert_eq!(failure(pending).await, Failure::ShuttingDown);
+    }
+    assert_eq!(failure(under_way).await.outcome(), Outcome::Unknown);
+}
+
+#[tokio::test]
+async fn a_group_whose_machine_has_ended_leads_no_more() {
+    let bench = bench(1);
+    bench.becomes(Role::Leader).await;
+    bench.handle.inner.applier.stop();
+    // It may have to be told more than once, while the thread ends.
+    let lost = failure(bench.propose()).await;
+    assert_eq!(lost.outcome(), Outcome::Unknown);
+    bench.becomes(Role::Stopped).await;
+    assert_eq!(
+        failure(bench.propose()).await.outcome(),
+        Outcome::NotApplied
+    );
+}
+
+/// A mailbox that is never empty must not stop the clock.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_messages_does_not_keep_the_group_from_its_timers() {
+    let bench = bench(1);
+    bench.becomes(Role::Leader).await;
+    let (handle, over) = (bench.handle.clone(), Arc::new(AtomicBool::new(false)));
+    let stop = Arc::clone(&over);
+    let flood = std::thread::spawn(move || {
+        // From a stranger, so that nothing comes of it.
+        let message = Message {
+            term: Term(0),
+            body: MessageBody::HeartbeatReply(HeartbeatReply {
+                round: 1,
+                read_only: false,
+                echo: None,
+            }),
+        };
+        while !stop.load(Ordering::Acquire) {
+            handle.deliver(NodeId(9), message.clone());
+        }
+    });
+    // A leader confirms itself with every heartbeat, a tenth of a second apart.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    let staleness_us = bench.handle.staleness_us(LogIndex(u64::MAX)).unwrap();
+    over.store(true, Ordering::Release);
+    flood.join().unwrap();
+    assert!(staleness_us < 1_000_000, "{staleness_us} µs without a tick");
+}
