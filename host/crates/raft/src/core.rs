@@ -128,7 +128,9 @@ impl Core {
         if !self.stopped {
             self.apply_committed(out);
         }
-        self.log.evict(self.settings.cache_size_bytes_max);
+        if !self.bug(PlantedBug::CacheNeverEvicted) {
+            self.log.evict(self.settings.cache_size_bytes_max);
+        }
         self.flush(out);
     }
 
