@@ -161,6 +161,8 @@ pub struct Plan {
     pub stray_ppm: u32,
     pub expected_term_ppm: u32,
     pub payload_max: u64,
+    /// Of the switches of read-only mode, how many switch it on.
+    pub read_only_ppm: u32,
     /// At the end of the faults the majority dies for good and a survivor's membership is forced.
     pub lose_majority: bool,
 }
@@ -215,6 +217,7 @@ impl Plan {
             stray_ppm: random.pick(&[20_000, 150_000, 500_000]),
             expected_term_ppm: random.pick(&[0, 100_000]),
             payload_max: random.pick(&[16, 64, 700]),
+            read_only_ppm: random.pick(&[200_000, 400_000, 700_000]),
             lose_majority: random.chance(60_000),
             settings,
         };
@@ -320,6 +323,13 @@ fn draw_clocks(random: &mut Random, mode: Mode, timeout_us: u64) -> (u64, (u64, 
 }
 
 fn draw_settings(random: &mut Random, timeout_us: u64, drift_us: u64) -> Settings {
+    // The backlog must hold the largest entry; a small one is full after a few.
+    let (entry_size_bytes_max, backlog) = random.pick(&[
+        (512, 1 << 10),
+        (512, 4 << 20),
+        (4 << 20, 4 << 20),
+        (4 << 20, 64 << 20),
+    ]);
     Settings {
         election_timeout: Duration::from_micros(timeout_us),
         election_spread_max: Duration::from_micros(timeout_us),
@@ -330,8 +340,8 @@ fn draw_settings(random: &mut Random, timeout_us: u64, drift_us: u64) -> Setting
         append_size_bytes_max: random.pick(&[1 << 10, 8 << 10, 512 << 10]),
         inflight_messages_max: random.pick(&[1, 2, 16, 256]),
         inflight_size_bytes_max: random.pick(&[1 << 10, 16 << 10, 8 << 20]),
-        entry_size_bytes_max: random.pick(&[512, 4 << 20]),
-        uncommitted_size_bytes_max: random.pick(&[4 << 20, 4 << 20, 64 << 20]),
+        entry_size_bytes_max,
+        uncommitted_size_bytes_max: backlog,
         apply_inflight_entries_max: random.pick(&[1, 8, 4_096]),
         cache_size_bytes_max: random.pick(&[0, 2 << 10, 64 << 10, 16 << 20]),
         catch_up_margin_entries: random.pick(&[0, 5, 100]),

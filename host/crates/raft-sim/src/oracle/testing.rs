@@ -4,8 +4,8 @@ use super::{Check, Invariant, Oracle, View};
 use crate::machine::Write;
 use crate::members::{Members, Set, bit};
 use kontiki_raft::{
-    Configuration, Entry, EntryKind, Event, HardState, IoId, LogId, LogIndex, NodeId, Persist,
-    Role, Term,
+    Configuration, Entry, EntryKind, Event, HardState, HeartbeatReply, IoId, LogId, LogIndex,
+    Message, MessageBody, NodeId, Persist, Role, Term,
 };
 
 pub(super) fn members(voters: &[u64]) -> Members {
@@ -79,6 +79,17 @@ pub(super) fn append(sequence: u64, entries: Vec<Entry>) -> Persist {
         },
         entries,
         ..Persist::default()
+    }
+}
+
+pub(super) fn heartbeat_reply(term: u64, read_only: bool) -> Message {
+    let reply = HeartbeatReply {
+        round: 1,
+        read_only,
+    };
+    Message {
+        term: Term(term),
+        body: MessageBody::HeartbeatReply(reply),
     }
 }
 

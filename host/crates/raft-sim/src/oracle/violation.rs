@@ -57,7 +57,7 @@ invariants! {
     Outcome: "what was refused is never applied, what was applied was applied once",
     LeaderEvents: "starts and stops of leading and following pair, and agree with the role",
     Transfer: "while leadership is handed over no command is taken, and the target holds the whole log",
-    ReadOnly: "a read-only leader takes no command",
+    ReadOnly: "no command is taken by a read-only leader, nor by one that knows too few writable voters",
     Linearizable: "the clients' history is linearizable, judged without indexes",
     Liveness: "with the faults gone there is a leader, and everything asked is done",
     Stability: "with the faults gone the leader stays",

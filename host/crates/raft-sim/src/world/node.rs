@@ -48,6 +48,9 @@ pub(super) struct Node {
     pub(super) apply_slow: bool,
     /// Confirmed reads that wait for their index: (index, token).
     pub(super) reads: Vec<(LogIndex, u64)>,
+    /// Reads asked of its core, by the host or by a peer, and not answered; an upper bound, since an
+    /// answer may be lost before it leaves.
+    pub(super) reads_open: u64,
     pub(super) saving: Option<Snapshot>,
     pub(super) fetch: Option<Fetch>,
     pub(super) fetches: u64,
@@ -78,6 +81,7 @@ impl Node {
             apply_fails: false,
             apply_slow: false,
             reads: Vec::new(),
+            reads_open: 0,
             saving: None,
             fetch: None,
             fetches: 0,
