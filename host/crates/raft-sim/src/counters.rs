@@ -77,7 +77,7 @@ counters! {
     checks_reads 500 "Read indexes judged.",
     checks_configurations 100 "Configurations appended and judged.",
     checks_read_only 5 "Leaders that learned that too few of their voters take commands.",
-    samples 1_000 "Replicas whose limits were checked.",
+    samples 500_000 "Replicas whose limits and counted copies were checked.",
     liveness_phases 10 "Runs whose liveness phase ended well.",
     histories 10 "Client histories judged without indexes.",
 }

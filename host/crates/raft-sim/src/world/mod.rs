@@ -408,11 +408,7 @@ impl World {
             self.oracle.finish(n)?;
             self.compare_leases()?;
         }
-        let every = if view.leads() { 16 } else { 128 };
-        if self.counters.steps.is_multiple_of(every) {
-            self.check_limits(n)?;
-        }
-        Ok(())
+        self.check_limits(n)
     }
 
     /// At one simulated moment only the newest leader may hold a lease. Paused leaders included.
@@ -434,7 +430,7 @@ impl World {
         Ok(())
     }
 
-    /// What is bounded must be bounded; too dear to look at after every step.
+    /// What is bounded must be bounded, and what a leader counts must be there.
     fn check_limits(&mut self, n: usize) -> Check {
         let node = &self.nodes[n];
         let Some(core) = &node.core else {
