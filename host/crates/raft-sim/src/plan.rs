@@ -17,6 +17,18 @@ pub enum Mode {
     Calm,
 }
 
+impl Mode {
+    /// As it is called on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Usual => "usual",
+            Self::BeyondDrift => "beyond-drift",
+            Self::Calm => "calm",
+        }
+    }
+}
+
 /// How a crash treats writes that are not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {

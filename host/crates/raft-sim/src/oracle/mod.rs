@@ -438,4 +438,6 @@ fn known_configurations(recovered: &Recovered, initial: Members) -> Vec<(LogInde
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
+#[cfg(test)]
+pub(crate) use testing::assert_breaks;

@@ -147,7 +147,7 @@ pub(super) fn commit_one(oracle: &mut Oracle) -> Entry {
 }
 
 #[track_caller]
-pub(super) fn assert_breaks(check: Check, invariant: Invariant) {
+pub(crate) fn assert_breaks(check: Check, invariant: Invariant) {
     let violation = check.expect_err("the violation must be found");
     assert_eq!(violation.invariant, invariant, "{violation}");
 }
