@@ -94,10 +94,12 @@ pub enum Strike {
     Unreachable,
     /// A state machine becomes slow, or fast again.
     SlowApply,
+    /// A message of long ago arrives.
+    Ghost,
 }
 
 /// All strikes.
-pub const STRIKES: [Strike; 25] = [
+pub const STRIKES: [Strike; 26] = [
     Strike::Crash,
     Strike::CrashLeader,
     Strike::PowerCut,
@@ -123,6 +125,7 @@ pub const STRIKES: [Strike; 25] = [
     Strike::ApplyFail,
     Strike::Unreachable,
     Strike::SlowApply,
+    Strike::Ghost,
 ];
 
 /// Everything drawn for one seed. Durations are in microseconds, rates in parts per million.
@@ -155,6 +158,8 @@ pub struct Plan {
     pub read_fail_ppm: u32,
     pub loss: Loss,
     pub crash_at_persist_ppm: u32,
+    /// Of the moments before and after a snapshot is published, and of compactions.
+    pub crash_at_snapshot_ppm: u32,
     pub strike_every_us: u64,
     pub weights: [u32; STRIKES.len()],
     pub fault_us: u64,
@@ -211,6 +216,7 @@ impl Plan {
             read_fail_ppm: random.swarm(10_000),
             loss: random.pick(&[Loss::All, Loss::Suffix, Loss::Suffix, Loss::Nothing]),
             crash_at_persist_ppm: random.swarm(4_000),
+            crash_at_snapshot_ppm: random.swarm(100_000),
             strike_every_us: timeout_us * random.between(2, 20) / 8,
             weights: core::array::from_fn(|_| random.pick(&[0, 0, 1, 2, 4])),
             fault_us: timeout_us * random.between(1, 6),
@@ -307,6 +313,7 @@ impl Plan {
             &mut self.disk_fail_ppm,
             &mut self.read_fail_ppm,
             &mut self.crash_at_persist_ppm,
+            &mut self.crash_at_snapshot_ppm,
             &mut self.fetch_fail_ppm,
         ];
         for rate in rates {

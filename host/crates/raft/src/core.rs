@@ -282,7 +282,7 @@ impl Core {
         let peer = self.leading.as_ref().and_then(|leading| leading.peer(node));
         match peer {
             Some(peer) => peer.leaving.is_none(),
-            None => self.configuration().contains(node),
+            None => self.configuration().contains(node) || self.bug(PlantedBug::StrangerHeeded),
         }
     }
 

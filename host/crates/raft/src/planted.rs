@@ -91,6 +91,8 @@ bugs! {
     BacklogUnlimited,
     /// The log begins anew when a snapshot is offered, not when it is there (trap 26).
     ResetBeforeInstall,
+    /// A node that is no member can depose the leader by an answer of a higher term.
+    StrangerHeeded,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -87,6 +87,12 @@ impl Registry {
 }
 
 impl Oracle {
+    /// The configuration in force at a replica, by its own log.
+    #[must_use]
+    pub fn members_in_force_at(&self, n: usize) -> Members {
+        self.replicas[n].members_in_force().1
+    }
+
     /// A replica orders a write.
     ///
     /// # Errors

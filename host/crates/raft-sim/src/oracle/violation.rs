@@ -51,6 +51,7 @@ invariants! {
     ReadBeforeCommit: "no read before the leader's first commit of its term",
     RealTimeOrder: "a write comes after everything completed before it began",
     SnapshotOrder: "a snapshot below what is applied is never fetched or installed",
+    StaleMessage: "an older term's message, an answer to somebody else, or a stranger's answer changes nothing",
     Restart: "what is durable is a log without holes",
     Bounded: "windows, queues and caches stay within their limits",
     AnsweredOnce: "each request is answered exactly once, and by whom it was asked",

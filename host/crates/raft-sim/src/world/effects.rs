@@ -17,17 +17,22 @@ impl World {
         n: usize,
         effects: &mut Effects,
     ) -> Result<bool, Box<crate::oracle::Violation>> {
-        let mut writes = false;
+        let (mut writes, mut compacts) = (false, false);
         for effect in effects.iter() {
-            // Told before anything is sent: what is sent is compared with what is ordered.
-            if let Effect::Persist(persist) = effect {
-                self.oracle.persisting(n, persist)?;
-                writes = true;
+            match effect {
+                // Told before anything is sent: what is sent is compared with what is ordered.
+                Effect::Persist(persist) => {
+                    self.oracle.persisting(n, persist)?;
+                    writes = true;
+                }
+                Effect::CompactLog { .. } => compacts = true,
+                _ => {}
             }
         }
         self.oracle.committing(n)?;
-        let dies_at = (writes && self.random.chance(self.plan.crash_at_persist_ppm))
-            .then(|| self.random.position(effects.len() + 1));
+        let dies = (writes && self.random.chance(self.plan.crash_at_persist_ppm))
+            || (compacts && self.random.chance(self.plan.crash_at_snapshot_ppm));
+        let dies_at = dies.then(|| self.random.position(effects.len() + 1));
         let now = self.now;
         for (at, effect) in effects.drain(..).enumerate() {
             if dies_at == Some(at) {
@@ -113,6 +118,7 @@ impl World {
                 format!("a message to unknown node {}", to + 1),
             );
         }
+        self.maybe_keep(n, to, &message);
         let deliver = |world: &mut Self, message| {
             let at = world
                 .network

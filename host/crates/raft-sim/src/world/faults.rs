@@ -71,6 +71,7 @@ impl World {
             Strike::Campaign => self.order_campaign(),
             Strike::Timeouts => self.order_timeouts(),
             Strike::Wipe => self.wipe(),
+            Strike::Ghost => self.strike_ghost(),
             Strike::ReadOnly
             | Strike::Priority
             | Strike::Shutdown
@@ -252,6 +253,7 @@ impl World {
             return Ok(());
         }
         self.destroy(n)?;
+        self.nodes[n].replaced_by = Some(self.nodes.len());
         self.add_node(Set::default())
     }
 

@@ -39,10 +39,8 @@ impl<'a> Limits<'a> {
         reads_open: u64,
     ) -> Check {
         self.check_backlog(status, reads_open)?;
-        let peers = status.peers.iter();
-        peers
-            .map(|peer| self.check_window(status.node, peer))
-            .collect::<Check>()?;
+        let mut peers = status.peers.iter();
+        peers.try_for_each(|peer| self.check_window(status.node, peer))?;
         let (cache, limit) = (status.cache_size_bytes, self.settings.cache_size_bytes_max);
         require!(
             cache <= limit || cache <= volatile_size_bytes(),

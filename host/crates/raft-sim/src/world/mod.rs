@@ -6,6 +6,7 @@ mod clients;
 mod digest;
 mod effects;
 mod faults;
+mod ghosts;
 mod life;
 mod limits;
 mod node;
@@ -21,6 +22,7 @@ use crate::random::{Random, mix};
 use crate::require;
 use crate::trace::{At, Trace, Words};
 use clients::Client;
+use ghosts::Kept;
 use kontiki_raft::{
     Effects, Entry, Input, Instant, IoId, Message, MessageBody, NodeId, PlantedBug, ReadError,
     ReadId,
@@ -137,6 +139,8 @@ pub struct World {
     core_nodes: u32,
     clients_on: bool,
     late_wakes: u32,
+    /// Some messages of the past, to be delivered again.
+    kept: Vec<Kept>,
     /// Messages of destroyed nodes do not arrive any more: before a membership is forced, an
     /// operator makes sure that the dead are dead.
     fenced: bool,
@@ -176,6 +180,7 @@ impl World {
             core_nodes: 0,
             clients_on: true,
             late_wakes: 0,
+            kept: Vec::new(),
             fenced: false,
             plan,
             random,

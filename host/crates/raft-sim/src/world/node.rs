@@ -37,6 +37,8 @@ pub(super) struct Node {
     pub(super) paused: bool,
     /// Disk destroyed: never comes back.
     pub(super) wiped: bool,
+    /// The node that took its place in the rack, under another id.
+    pub(super) replaced_by: Option<usize>,
     /// The core said it has stopped, or was told to: it must be opened anew.
     pub(super) stopped: bool,
     /// What happened to it while it was paused.
@@ -73,6 +75,7 @@ impl Node {
             incarnation: 0,
             paused: false,
             wiped: false,
+            replaced_by: None,
             stopped: false,
             held: Vec::new(),
             initial,
