@@ -96,7 +96,9 @@ fn assert_witnessed(report: &Report, steps: u64) {
         bug: None,
     };
     assert!(!report.repeated.is_empty());
-    witness::run_again(Path::new(&program), setup, &report.repeated).unwrap();
+    if let Err(violation) = witness::run_again(Path::new(&program), setup, &report.repeated) {
+        panic!("{violation}");
+    }
 }
 
 #[test]
