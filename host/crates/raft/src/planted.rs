@@ -93,6 +93,8 @@ bugs! {
     ResetBeforeInstall,
     /// A node that is no member can depose the leader by an answer of a higher term.
     StrangerHeeded,
+    /// A vote asked for again makes the voter wait anew (trap 18).
+    RepeatedVoteEarnsTime,
 }
 
 #[cfg(feature = "planted-bugs")]
