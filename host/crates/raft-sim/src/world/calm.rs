@@ -141,14 +141,23 @@ impl World {
             if self.core_nodes & (1 << n) != 0 {
                 continue;
             }
-            let (to_core, from_core) = match self.random.below(4) {
+            // Who does not give up is most trouble as a candidate that hears nobody.
+            let gives_up = self.plan.settings.step_down_on_vote_timeout;
+            let kinds = if gives_up { 4 } else { 8 };
+            let (to_core, from_core) = match self.random.below(kinds) {
                 0 => {
                     self.crash(n)?;
                     (true, true)
                 }
                 1 => (true, true),
                 2 => (true, false),
-                _ => (false, true),
+                _ => {
+                    // At its worst it is a candidate that everybody hears and that hears nobody.
+                    if !gives_up || self.random.chance(500_000) {
+                        self.campaign_at(n)?;
+                    }
+                    (false, true)
+                }
             };
             for other in numbers(self.core_nodes) {
                 self.network.set_cut(n, other, to_core);
