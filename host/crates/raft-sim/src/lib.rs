@@ -24,4 +24,5 @@ pub mod random;
 pub mod run;
 pub mod script;
 pub mod trace;
+pub mod witness;
 pub mod world;

@@ -2,10 +2,10 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use kontiki_raft::PlantedBug;
-use kontiki_raft_sim::effort;
 use kontiki_raft_sim::plan::Mode;
 use kontiki_raft_sim::run::{self, Batch, Caught, LINES_SHOWN, Outcome, Report};
 use kontiki_raft_sim::trace::Words;
+use kontiki_raft_sim::witness;
 use kontiki_raft_sim::world::Setup;
 use serde_json::{Value, json};
 use std::process::ExitCode;
@@ -29,6 +29,8 @@ enum Command {
     Replay(ReplayArgs),
     /// Plant every deliberate fault in turn and run seeds until each is caught
     Bugs(BugArgs),
+    /// Run seeds and print the hashes of their traces, for another process to compare
+    Hashes(HashArgs),
 }
 
 #[derive(Args)]
@@ -45,7 +47,8 @@ struct RunArgs {
     /// Threads
     #[arg(long, default_value_t = processors())]
     jobs: usize,
-    /// Run each hundredth seed twice and compare the traces; 0 switches it off
+    /// Run each N-th seed twice here and once in another process, and compare the traces; 0
+    /// switches it off
     #[arg(long, default_value_t = 100, value_name = "N")]
     repeat_every: u64,
     /// Go on after a failure and list all of them
@@ -74,6 +77,18 @@ struct ReplayArgs {
     /// Lines of the end of the trace
     #[arg(long, default_value_t = LINES_SHOWN, conflicts_with = "trace")]
     lines: usize,
+    #[command(flatten)]
+    variant: Variant,
+}
+
+#[derive(Args)]
+struct HashArgs {
+    /// The seeds
+    #[arg(required = true)]
+    seeds: Vec<u64>,
+    /// Steps before the liveness phase
+    #[arg(long, default_value_t = 20_000, env = "KONTIKI_SIM_STEPS")]
+    steps: u64,
     #[command(flatten)]
     variant: Variant,
 }
@@ -108,6 +123,17 @@ struct Variant {
     /// Plant this fault in every core
     #[arg(long, value_parser = parse_bug)]
     bug: Option<PlantedBug>,
+}
+
+impl Variant {
+    fn setup(&self, seed: u64, steps: u64) -> Setup {
+        Setup {
+            seed,
+            steps,
+            mode: self.mode.into(),
+            bug: self.bug,
+        }
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -158,7 +184,23 @@ fn main() -> ExitCode {
         Command::Run(args) => run_many(&args),
         Command::Replay(args) => replay(&args),
         Command::Bugs(args) => hunt_bugs(&args),
+        Command::Hashes(args) => print_hashes(&args),
     }
+}
+
+fn print_hashes(args: &HashArgs) -> ExitCode {
+    for seed in &args.seeds {
+        let outcome = run::run_seed(args.variant.setup(*seed, args.steps), Words::None);
+        println!("{}", witness::line(outcome.seed, outcome.hash));
+    }
+    ExitCode::SUCCESS
+}
+
+/// Has the repeated seeds run by another process too.
+fn ask_witness(args: &RunArgs, report: &Report) -> Result<(), String> {
+    let program = std::env::current_exe().map_err(|error| error.to_string())?;
+    let setup = args.variant.setup(args.first_seed, args.steps);
+    witness::run_again(&program, setup, &report.repeated).map_err(|violation| violation.to_string())
 }
 
 fn run_many(args: &RunArgs) -> ExitCode {
@@ -172,15 +214,17 @@ fn run_many(args: &RunArgs) -> ExitCode {
         repeat_every: args.repeat_every,
         keep_going: args.keep_going,
     };
-    let before = effort::cpu_seconds();
     let report = batch.run();
-    let cpu_seconds = effort::cpu_seconds() - before;
+    let witnessed = ask_witness(args, &report);
     let too_few = report.counters.too_few();
     match args.output {
-        Output::Text => print_report(args, &report, cpu_seconds),
-        Output::Json => println!("{}", report_json(args, &report, cpu_seconds)),
+        Output::Text => print_report(args, &report),
+        Output::Json => println!("{}", report_json(args, &report)),
     }
-    if report.failure.is_some() {
+    if let Err(differs) = &witnessed {
+        eprintln!("{differs}");
+    }
+    if report.failure.is_some() || witnessed.is_err() {
         return ExitCode::from(1);
     }
     if !args.no_gate && !too_few.is_empty() {
@@ -189,19 +233,21 @@ fn run_many(args: &RunArgs) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn print_report(args: &RunArgs, report: &Report, cpu_seconds: f64) {
+fn print_report(args: &RunArgs, report: &Report) {
     let steps = report.counters.steps;
     println!(
         "{} seeds from {}, {steps} steps",
         report.seeds, args.first_seed
     );
     println!(
-        "{cpu_seconds:.1} s of processor time, {:.1} million steps per processor minute",
-        effort::rate(steps, cpu_seconds)
+        "{:.1} s of processor time, {:.1} million steps per processor minute",
+        report.effort.cpu_seconds,
+        report.effort.rate(steps)
     );
     println!(
         "{} seeds run twice; trace hash {:016x}",
-        report.repeated, report.hash
+        report.repeated.len(),
+        report.hash
     );
     for (name, count, _) in report.counters.rows() {
         println!("  {name:<22} {count:>12}");
@@ -229,10 +275,8 @@ fn replay_command(args: &RunArgs, seed: u64) -> String {
         "cargo run -p kontiki-raft-sim -- replay {seed} --steps {}",
         args.steps
     );
-    match args.variant.mode {
-        ModeArg::Usual => {}
-        ModeArg::BeyondDrift => command += " --mode beyond-drift",
-        ModeArg::Calm => command += " --mode calm",
+    if args.variant.mode != ModeArg::Usual {
+        command += &format!(" --mode {}", Mode::from(args.variant.mode).name());
     }
     if let Some(bug) = args.variant.bug {
         command += &format!(" --bug {bug:?}");
@@ -266,16 +310,16 @@ fn failure_json(failure: &Outcome, command: &str) -> Value {
     })
 }
 
-fn report_json(args: &RunArgs, report: &Report, cpu_seconds: f64) -> Value {
+fn report_json(args: &RunArgs, report: &Report) -> Value {
     let too_few = report.counters.too_few().into_iter();
     let failure = report.failure.as_ref();
     json!({
         "seeds": report.seeds,
         "first_seed": args.first_seed,
         "steps": report.counters.steps,
-        "cpu_seconds": cpu_seconds,
-        "million_steps_per_cpu_minute": effort::rate(report.counters.steps, cpu_seconds),
-        "repeated_seeds": report.repeated,
+        "cpu_seconds": report.effort.cpu_seconds,
+        "million_steps_per_cpu_minute": report.effort.rate(report.counters.steps),
+        "repeated_seeds": report.repeated.len(),
         "trace_hash": format!("{:016x}", report.hash),
         "counters": report.counters.to_json(),
         "too_few": too_few
@@ -292,13 +336,7 @@ fn replay(args: &ReplayArgs) -> ExitCode {
     } else {
         Words::Last(args.lines)
     };
-    let setup = Setup {
-        seed: args.seed,
-        steps: args.steps,
-        mode: args.variant.mode.into(),
-        bug: args.variant.bug,
-    };
-    let outcome = run::run_seed(setup, words);
+    let outcome = run::run_seed(args.variant.setup(args.seed, args.steps), words);
     for line in &outcome.lines {
         println!("{line}");
     }

@@ -17,6 +17,18 @@ pub enum Mode {
     Calm,
 }
 
+impl Mode {
+    /// As it is called on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Usual => "usual",
+            Self::BeyondDrift => "beyond-drift",
+            Self::Calm => "calm",
+        }
+    }
+}
+
 /// How a crash treats writes that are not synced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Loss {
@@ -82,10 +94,12 @@ pub enum Strike {
     Unreachable,
     /// A state machine becomes slow, or fast again.
     SlowApply,
+    /// A message of long ago arrives.
+    Ghost,
 }
 
 /// All strikes.
-pub const STRIKES: [Strike; 25] = [
+pub const STRIKES: [Strike; 26] = [
     Strike::Crash,
     Strike::CrashLeader,
     Strike::PowerCut,
@@ -111,6 +125,7 @@ pub const STRIKES: [Strike; 25] = [
     Strike::ApplyFail,
     Strike::Unreachable,
     Strike::SlowApply,
+    Strike::Ghost,
 ];
 
 /// Everything drawn for one seed. Durations are in microseconds, rates in parts per million.
@@ -143,6 +158,8 @@ pub struct Plan {
     pub read_fail_ppm: u32,
     pub loss: Loss,
     pub crash_at_persist_ppm: u32,
+    /// Of the moments before and after a snapshot is published, and of compactions.
+    pub crash_at_snapshot_ppm: u32,
     pub strike_every_us: u64,
     pub weights: [u32; STRIKES.len()],
     pub fault_us: u64,
@@ -161,6 +178,8 @@ pub struct Plan {
     pub stray_ppm: u32,
     pub expected_term_ppm: u32,
     pub payload_max: u64,
+    /// Of the switches of read-only mode, how many switch it on.
+    pub read_only_ppm: u32,
     /// At the end of the faults the majority dies for good and a survivor's membership is forced.
     pub lose_majority: bool,
 }
@@ -197,6 +216,7 @@ impl Plan {
             read_fail_ppm: random.swarm(10_000),
             loss: random.pick(&[Loss::All, Loss::Suffix, Loss::Suffix, Loss::Nothing]),
             crash_at_persist_ppm: random.swarm(4_000),
+            crash_at_snapshot_ppm: random.swarm(100_000),
             strike_every_us: timeout_us * random.between(2, 20) / 8,
             weights: core::array::from_fn(|_| random.pick(&[0, 0, 1, 2, 4])),
             fault_us: timeout_us * random.between(1, 6),
@@ -215,6 +235,7 @@ impl Plan {
             stray_ppm: random.pick(&[20_000, 150_000, 500_000]),
             expected_term_ppm: random.pick(&[0, 100_000]),
             payload_max: random.pick(&[16, 64, 700]),
+            read_only_ppm: random.pick(&[200_000, 400_000, 700_000]),
             lose_majority: random.chance(60_000),
             settings,
         };
@@ -292,6 +313,7 @@ impl Plan {
             &mut self.disk_fail_ppm,
             &mut self.read_fail_ppm,
             &mut self.crash_at_persist_ppm,
+            &mut self.crash_at_snapshot_ppm,
             &mut self.fetch_fail_ppm,
         ];
         for rate in rates {
@@ -320,6 +342,13 @@ fn draw_clocks(random: &mut Random, mode: Mode, timeout_us: u64) -> (u64, (u64, 
 }
 
 fn draw_settings(random: &mut Random, timeout_us: u64, drift_us: u64) -> Settings {
+    // The backlog must hold the largest entry; a small one is full after a few.
+    let (entry_size_bytes_max, backlog) = random.pick(&[
+        (512, 1 << 10),
+        (512, 4 << 20),
+        (4 << 20, 4 << 20),
+        (4 << 20, 64 << 20),
+    ]);
     Settings {
         election_timeout: Duration::from_micros(timeout_us),
         election_spread_max: Duration::from_micros(timeout_us),
@@ -330,8 +359,8 @@ fn draw_settings(random: &mut Random, timeout_us: u64, drift_us: u64) -> Setting
         append_size_bytes_max: random.pick(&[1 << 10, 8 << 10, 512 << 10]),
         inflight_messages_max: random.pick(&[1, 2, 16, 256]),
         inflight_size_bytes_max: random.pick(&[1 << 10, 16 << 10, 8 << 20]),
-        entry_size_bytes_max: random.pick(&[512, 4 << 20]),
-        uncommitted_size_bytes_max: random.pick(&[4 << 20, 4 << 20, 64 << 20]),
+        entry_size_bytes_max,
+        uncommitted_size_bytes_max: backlog,
         apply_inflight_entries_max: random.pick(&[1, 8, 4_096]),
         cache_size_bytes_max: random.pick(&[0, 2 << 10, 64 << 10, 16 << 20]),
         catch_up_margin_entries: random.pick(&[0, 5, 100]),

@@ -1,9 +1,11 @@
 //! Runs of seeds: one, many at once, again with words, and with planted faults.
 
 use crate::counters::Counters;
-use crate::oracle::{Check, Invariant, Violation};
+use crate::effort::Effort;
+use crate::oracle::{Check, Invariant, Violation, broken};
 use crate::plan::Mode;
 use crate::random::mix;
+use crate::require;
 use crate::trace::Words;
 use crate::world::{Setup, World};
 use kontiki_raft::PlantedBug;
@@ -36,14 +38,7 @@ pub fn run_seed(setup: Setup, words: Words) -> Outcome {
         Ok(world) => world,
         Err(violation) => return Outcome::stillborn(setup.seed, *violation),
     };
-    let check = catch_unwind(AssertUnwindSafe(|| world.run())).unwrap_or_else(|panic| {
-        let text = panic.downcast_ref::<String>().cloned();
-        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
-        Check::Err(Box::new(Violation {
-            invariant: Invariant::Panic,
-            facts: text.unwrap_or_default(),
-        }))
-    });
+    let check = without_panic(|| world.run());
     Outcome {
         seed: setup.seed,
         counters: world.counters(),
@@ -51,6 +46,14 @@ pub fn run_seed(setup: Setup, words: Words) -> Outcome {
         violation: check.err().map(|violation| *violation),
         lines: world.trace.into_lines(),
     }
+}
+
+fn without_panic(run: impl FnOnce() -> Check) -> Check {
+    catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        let text = text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string));
+        broken(Invariant::Panic, text.unwrap_or_default())
+    })
 }
 
 impl Outcome {
@@ -91,8 +94,10 @@ pub struct Batch {
 pub struct Report {
     /// Seeds that were run.
     pub seeds: u64,
-    /// Seeds run twice.
-    pub repeated: u64,
+    /// Seeds run twice, with the hashes of their traces.
+    pub repeated: Vec<(u64, u64)>,
+    /// What the threads used.
+    pub effort: Effort,
     /// Everything that happened.
     pub counters: Counters,
     /// Hash over the traces of all seeds, whatever their order.
@@ -123,6 +128,7 @@ impl Batch {
         std::thread::scope(|scope| {
             for _ in 0..self.jobs.max(1) {
                 scope.spawn(|| {
+                    let before = Effort::of_this_thread();
                     while !failed.load(Ordering::Relaxed) {
                         let n = next.fetch_add(1, Ordering::Relaxed);
                         if n >= self.seeds {
@@ -135,6 +141,8 @@ impl Batch {
                         let mut report = report.lock().unwrap_or_else(|e| e.into_inner());
                         report.take(outcome, self.repeats(n));
                     }
+                    let used = Effort::of_this_thread() - before;
+                    report.lock().unwrap_or_else(|e| e.into_inner()).effort += used;
                 });
             }
         });
@@ -155,21 +163,32 @@ impl Batch {
         let mut outcome = run_seed(setup, Words::None);
         if self.repeats(n) {
             let again = run_seed(setup, Words::None);
-            if again.hash != outcome.hash || again.counters != outcome.counters {
-                outcome.violation = Some(Violation {
-                    invariant: Invariant::Determinism,
-                    facts: format!("trace hashes {:x} and {:x}", outcome.hash, again.hash),
-                });
+            if let Err(differs) = compare(&outcome, &again) {
+                outcome.violation = Some(*differs);
             }
         }
         outcome
     }
 }
 
+/// Whether two runs of a seed did the same.
+fn compare(outcome: &Outcome, again: &Outcome) -> Check {
+    require!(
+        again.hash == outcome.hash && again.counters == outcome.counters,
+        Determinism,
+        "trace hashes {:x} and {:x}",
+        outcome.hash,
+        again.hash
+    );
+    Ok(())
+}
+
 impl Report {
     fn take(&mut self, outcome: Outcome, repeated: bool) {
         self.seeds += 1;
-        self.repeated += u64::from(repeated);
+        if repeated {
+            self.repeated.push((outcome.seed, outcome.hash));
+        }
         self.counters.add(&outcome.counters);
         self.hash ^= mix(outcome.hash ^ outcome.seed);
         if let Some(violation) = &outcome.violation {
@@ -235,5 +254,36 @@ pub fn seeds_allowed(bug: PlantedBug) -> u64 {
         | PlantedBug::QuotaKept
         | PlantedBug::CommitByOneHalf => 500,
         _ => 150,
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::oracle::assert_breaks;
+
+    #[test]
+    pub(crate) fn a_run_that_differs_from_the_first_is_found() {
+        let setup = Setup {
+            seed: 3,
+            steps: 500,
+            mode: Mode::Usual,
+            bug: None,
+        };
+        let first = run_seed(setup, Words::None);
+        compare(&first, &run_seed(setup, Words::None)).unwrap();
+        let mut other = first.clone();
+        other.hash ^= 1;
+        assert_breaks(compare(&first, &other), Invariant::Determinism);
+        other = first.clone();
+        other.counters.crashes += 1;
+        assert_breaks(compare(&first, &other), Invariant::Determinism);
+    }
+
+    #[test]
+    pub(crate) fn a_panic_is_found() {
+        let check = without_panic(|| panic!("index out of range"));
+        assert_breaks(check, Invariant::Panic);
+        without_panic(|| Ok(())).unwrap();
     }
 }

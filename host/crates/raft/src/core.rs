@@ -133,7 +133,9 @@ impl Core {
         if !self.stopped {
             self.apply_committed(out);
         }
-        self.log.evict(self.settings.cache_size_bytes_max);
+        if !self.bug(PlantedBug::CacheNeverEvicted) {
+            self.log.evict(self.settings.cache_size_bytes_max);
+        }
         self.flush(out);
     }
 
@@ -292,7 +294,7 @@ impl Core {
         let peer = self.leading.as_ref().and_then(|leading| leading.peer(node));
         match peer {
             Some(peer) => peer.leaving.is_none(),
-            None => self.configuration().contains(node),
+            None => self.configuration().contains(node) || self.bug(PlantedBug::StrangerHeeded),
         }
     }
 

@@ -398,13 +398,15 @@ impl Core {
             Some(candidate) => candidate == from || self.bug(PlantedBug::VoteTwice),
         };
         let granted = may && request.last >= self.log.last();
-        if granted {
-            if self.hard.voted_for != Some(from) {
-                self.adopt_hard_state(HardState {
-                    term,
-                    voted_for: Some(from),
-                });
-            }
+        if granted && self.hard.voted_for != Some(from) {
+            self.adopt_hard_state(HardState {
+                term,
+                voted_for: Some(from),
+            });
+            // Only a vote given anew earns the candidate time: one that hears no answer asks for
+            // the same vote again and again, and would keep everybody waiting for ever.
+            self.reset_election_timer();
+        } else if granted && self.bug(PlantedBug::RepeatedVoteEarnsTime) {
             self.reset_election_timer();
         }
         Verdict {

@@ -81,6 +81,20 @@ bugs! {
     ReadOnlyAnd,
     /// The membership may change before an entry of the leader's term is committed (trap 2).
     ChangeBeforeOwnCommit,
+    /// Only the leader's own read-only mode counts, not that of too many followers (trap 43).
+    ReadOnlyMajorityIgnored,
+    /// Appends go on though the bytes in flight exceed their window.
+    ByteWindowIgnored,
+    /// Entries stay in memory though they are durable and more than the limit.
+    CacheNeverEvicted,
+    /// Proposals are taken though the backlog is full.
+    BacklogUnlimited,
+    /// The log begins anew when a snapshot is offered, not when it is there (trap 26).
+    ResetBeforeInstall,
+    /// A node that is no member can depose the leader by an answer of a higher term.
+    StrangerHeeded,
+    /// A vote asked for again makes the voter wait anew (trap 18).
+    RepeatedVoteEarnsTime,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -1,6 +1,7 @@
 //! Proposals, and what refuses them.
 
 use crate::core::Core;
+use crate::planted::PlantedBug;
 use crate::{Effects, Entry, EntryKind, LogId, Proposal, RejectReason};
 use alloc::vec::Vec;
 
@@ -79,6 +80,7 @@ impl Core {
         // One entry is always accepted, however small the limit, or nothing would ever go on.
         let uncommitted = self.waiting.uncommitted_size_bytes();
         let full = uncommitted + payload.len() > self.settings.uncommitted_size_bytes_max;
-        (full && uncommitted > 0).then_some(RejectReason::Busy)
+        (full && uncommitted > 0 && !self.bug(PlantedBug::BacklogUnlimited))
+            .then_some(RejectReason::Busy)
     }
 }

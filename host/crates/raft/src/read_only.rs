@@ -8,7 +8,8 @@ impl Core {
     /// set are writable. braft's code says AND where OR is meant, and lets one set of a joint
     /// configuration overwrite the other (trap 43).
     pub(crate) fn is_group_read_only(&self) -> bool {
-        let too_few = self.leading.as_ref().is_some_and(|l| l.peers_read_only);
+        let too_few = self.leading.as_ref().is_some_and(|l| l.peers_read_only)
+            && !self.bug(PlantedBug::ReadOnlyMajorityIgnored);
         if self.bug(PlantedBug::ReadOnlyAnd) {
             return self.read_only && too_few;
         }

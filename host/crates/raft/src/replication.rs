@@ -1,6 +1,7 @@
 //! The leader's side of log replication: what to send to whom, and what the answers say.
 
 use crate::core::Core;
+use crate::planted::PlantedBug;
 use crate::progress::{Flow, Peer};
 use crate::{
     AppendEntries, AppendEntriesReply, Effect, Effects, Entry, InstallSnapshot, Instant, LogId,
@@ -17,6 +18,8 @@ struct Sender<'a> {
     commit: LogIndex,
     now: Instant,
     counter: &'a mut u64,
+    /// For a planted fault.
+    any_size: bool,
 }
 
 impl Sender<'_> {
@@ -70,7 +73,8 @@ impl Sender<'_> {
             Flow::Replicate => {
                 peer.reading.is_none()
                     && peer.inflight_messages() < self.settings.inflight_messages_max
-                    && peer.inflight_size_bytes() < self.settings.inflight_size_bytes_max
+                    && (self.any_size
+                        || peer.inflight_size_bytes() < self.settings.inflight_size_bytes_max)
             }
         }
     }
@@ -156,6 +160,7 @@ impl Core {
     }
 
     fn sender(&mut self) -> Option<(Sender<'_>, &mut Vec<Peer>)> {
+        let any_size = self.bug(PlantedBug::ByteWindowIgnored);
         let leading = self.leading.as_deref_mut()?;
         let sender = Sender {
             log: &self.log,
@@ -165,6 +170,7 @@ impl Core {
             commit: self.commit,
             now: self.now,
             counter: &mut self.counter,
+            any_size,
         };
         Some((sender, &mut leading.peers))
     }

@@ -97,6 +97,9 @@ impl Core {
                 return;
             }
         }
+        if self.bug(PlantedBug::ResetBeforeInstall) {
+            self.replace_log(&snapshot, out);
+        }
         self.snapshots.fetching = Some((from, snapshot.clone()));
         out.push(Effect::FetchSnapshot { from, snapshot });
     }

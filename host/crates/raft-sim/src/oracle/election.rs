@@ -3,7 +3,7 @@
 use super::{Check, Oracle, View};
 use crate::members::{Members, bit};
 use crate::require;
-use kontiki_raft::{LogIndex, NodeId};
+use kontiki_raft::{LeaseStatus, LogIndex, NodeId};
 
 impl Oracle {
     /// A replica has taken an input and now shows `view`. What it wants written comes next, then
@@ -44,6 +44,7 @@ impl Oracle {
         self.checks.elections += 1;
         let replica = &mut self.replicas[n];
         replica.bound_until = 0;
+        replica.told_read_only = 0;
         let (node, term) = (replica.node, replica.view.term);
         let slot = term.0 as usize;
         if self.leaders.len() <= slot {
@@ -73,6 +74,29 @@ impl Oracle {
             last < replica.written.start().index || term_there.is_none() || term_there == held,
             LeaderCompleteness,
             "node {node} leads in term {term} but holds term {held:?} at committed index {last} (term {term_there:?})"
+        );
+        Ok(())
+    }
+
+    /// What a leader says of its lease while `newest` leads in a later term: whoever voted for that
+    /// one had promised not to while another lease was valid. Without leases nothing is judged, nor
+    /// counted.
+    ///
+    /// # Errors
+    /// The lease is valid.
+    pub fn older_lease(&mut self, n: usize, newest: usize, lease: LeaseStatus) -> Check {
+        if lease == LeaseStatus::Disabled {
+            return Ok(());
+        }
+        self.checks.leases += 1;
+        require!(
+            lease != LeaseStatus::Valid,
+            LeaseExclusive,
+            "node {} holds a valid lease of term {}, but node {} leads in term {}",
+            self.replicas[n].node,
+            self.replicas[n].view.term,
+            self.replicas[newest].node,
+            self.replicas[newest].view.term
         );
         Ok(())
     }
@@ -153,6 +177,21 @@ mod tests {
         oracle.begin(1, later).unwrap();
         let back = oracle.begin(1, view(Role::Follower, 5, 2));
         assert_breaks(back, Invariant::Monotonic);
+    }
+
+    #[test]
+    fn a_lease_that_outlives_the_next_election_is_found() {
+        let mut oracle = three();
+        lead(&mut oracle, 0, 1);
+        lead(&mut oracle, 1, 2);
+        oracle.older_lease(0, 1, LeaseStatus::Disabled).unwrap();
+        assert_eq!(oracle.checks.leases, 0, "without leases nothing is proven");
+        oracle.older_lease(0, 1, LeaseStatus::Expired).unwrap();
+        assert_breaks(
+            oracle.older_lease(0, 1, LeaseStatus::Valid),
+            Invariant::LeaseExclusive,
+        );
+        assert_eq!(oracle.checks.leases, 2);
     }
 
     #[test]

@@ -14,6 +14,7 @@ pub(super) struct Known {
     pub(super) fingerprint: u64,
     /// Token of the client's write, zero for anything else.
     pub(super) token: u64,
+    size_bytes: u32,
 }
 
 /// Every entry that any log ever held, by index: log matching by induction. If entries of one
@@ -56,6 +57,7 @@ impl Registry {
                 EntryKind::Command(payload) => Write::decode(payload).map_or(0, |w| w.token),
                 _ => 0,
             },
+            size_bytes: entry.size_bytes() as u32,
         };
         let (first, more) = &mut self.slots[index];
         if first.term == Term(0) {
@@ -85,6 +87,12 @@ impl Registry {
 }
 
 impl Oracle {
+    /// The configuration in force at a replica, by its own log.
+    #[must_use]
+    pub fn members_in_force_at(&self, n: usize) -> Members {
+        self.replicas[n].members_in_force().1
+    }
+
     /// A replica orders a write.
     ///
     /// # Errors
@@ -168,6 +176,14 @@ impl Oracle {
             (None, None) => return Ok(()),
         };
         let replica = &self.replicas[n];
+        // Everything before a log counts as held: only a snapshot can make that true.
+        require!(
+            persist.reset_log.is_none() || from <= replica.snapshot.index.next(),
+            IndexOrder,
+            "node {} lets its log begin at {from}, its snapshot ends with {}",
+            replica.node,
+            replica.snapshot
+        );
         let committed = self.committed.get(from.0 as usize - 1);
         let held = replica.written.term_at(from);
         require!(
@@ -240,11 +256,31 @@ impl Oracle {
             replica.node,
             entry.id
         );
+        require!(
+            !own || !matches!(entry.kind, EntryKind::Command(_)) || replica.may_write(),
+            ReadOnly,
+            "node {} takes command {} though {:b} of {:?} said that they are read-only",
+            replica.node,
+            entry.id,
+            replica.told_read_only,
+            replica.members_in_force()
+        );
         if let EntryKind::Configuration(configuration) = &entry.kind {
             self.note_configuration(n, entry.id, Members::of(configuration), own)?;
         }
         self.replicas[n].written.push(entry.id.term);
         Ok(())
+    }
+
+    /// Bytes of the entries of a replica's log after `index`, as the core counts them.
+    #[must_use]
+    pub fn size_bytes_after(&self, n: usize, index: LogIndex) -> usize {
+        let written = &self.replicas[n].written;
+        let entries = (index.0 + 1..=written.last().index.0).map(LogIndex);
+        let ids = entries.filter_map(|at| written.term_at(at).map(|term| LogId::new(term, at)));
+        ids.filter_map(|id| self.registry.find(id))
+            .map(|known| known.size_bytes as usize)
+            .sum()
     }
 
     fn note_configuration(&mut self, n: usize, id: LogId, new: Members, own: bool) -> Check {
@@ -253,7 +289,10 @@ impl Oracle {
         if own {
             check_change(replica, id, new)?;
         }
-        self.replicas[n].configurations.push((id.index, new));
+        let replica = &mut self.replicas[n];
+        replica.configurations.push((id.index, new));
+        // Who comes back later is asked anew.
+        replica.told_read_only &= new.all();
         Ok(())
     }
 
@@ -341,6 +380,13 @@ impl Replica {
             .expect("the first configuration stands for everything before")
     }
 
+    /// Whether enough voters of every set in force take commands, as far as they said otherwise.
+    /// The leader's own mode is another matter.
+    pub(super) fn may_write(&self) -> bool {
+        let (_, members) = self.members_in_force();
+        members.is_quorum(!self.told_read_only)
+    }
+
     /// The configuration in force at `index` in this replica's log.
     pub(super) fn members_at(&self, index: LogIndex) -> Members {
         let known = self.configurations.iter().rev();
@@ -416,6 +462,26 @@ mod tests {
             ..append(2, vec![])
         };
         assert_breaks(oracle.persisting(1, &persist), Invariant::CommittedForEver);
+    }
+
+    #[test]
+    fn a_reset_before_the_snapshot_is_there_is_found() {
+        let mut oracle = three();
+        commit_one(&mut oracle);
+        let persist = Persist {
+            reset_log: Some(LogId::new(Term(1), LogIndex(1))),
+            ..append(1, vec![])
+        };
+        assert_breaks(oracle.persisting(2, &persist), Invariant::IndexOrder);
+        oracle.replicas[2].snapshot = LogId::new(Term(1), LogIndex(1));
+        let persist = Persist {
+            io: kontiki_raft::IoId {
+                sequence: 2,
+                ..persist.io
+            },
+            ..persist
+        };
+        oracle.persisting(2, &persist).unwrap();
     }
 
     #[test]
@@ -514,6 +580,28 @@ mod tests {
         oracle.set_read_only(0, true);
         let taken = oracle.persisting(0, &append(2, vec![command(1, 2, 7)]));
         assert_breaks(taken, Invariant::ReadOnly);
+    }
+
+    #[test]
+    fn a_command_taken_while_too_few_voters_are_writable_is_found() {
+        let mut oracle = three();
+        lead(&mut oracle, 0, 1);
+        commit_one(&mut oracle);
+        oracle.delivered(0, NodeId(2), &heartbeat_reply(1, true));
+        let first = append(2, vec![command(1, 2, 7)]);
+        oracle.persisting(0, &first).unwrap();
+        assert_eq!(oracle.checks.read_only, 0, "one of three is no majority");
+        oracle.delivered(0, NodeId(4), &heartbeat_reply(1, true));
+        oracle.delivered(0, NodeId(3), &heartbeat_reply(0, true));
+        let second = append(3, vec![command(1, 3, 8)]);
+        oracle.persisting(0, &second).unwrap();
+        oracle.delivered(0, NodeId(3), &heartbeat_reply(1, true));
+        assert_eq!(oracle.checks.read_only, 1);
+        let third = append(4, vec![command(1, 4, 9)]);
+        let taken = oracle.persisting(0, &third);
+        assert_breaks(taken, Invariant::ReadOnly);
+        oracle.delivered(0, NodeId(2), &heartbeat_reply(1, false));
+        assert!(oracle.replicas[0].may_write());
     }
 
     #[test]

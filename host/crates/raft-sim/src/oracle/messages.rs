@@ -75,6 +75,26 @@ impl Oracle {
         Ok(())
     }
 
+    /// A message reaches a replica.
+    pub fn delivered(&mut self, n: usize, from: NodeId, message: &Message) {
+        let read_only = match &message.body {
+            MessageBody::AppendEntriesReply(reply) => reply.read_only,
+            MessageBody::HeartbeatReply(reply) => reply.read_only,
+            _ => return,
+        };
+        let replica = &mut self.replicas[n];
+        let heard = replica.view.leads() && replica.view.term == message.term;
+        // Of nodes that join or leave the leader may or may not keep what they said.
+        let (_, members) = replica.members_in_force();
+        if !heard || members.all() & bit(from) == 0 {
+            return;
+        }
+        let before = replica.may_write();
+        replica.told_read_only &= !bit(from);
+        replica.told_read_only |= u32::from(read_only) << from.0;
+        self.checks.read_only += u64::from(before && !replica.may_write());
+    }
+
     /// Remembers what other messages will be judged by.
     fn note_promise(&mut self, n: usize, to: NodeId, message: &Message, now_us: u64) {
         let node = self.replicas[n].node;
@@ -285,6 +305,16 @@ mod tests {
             oracle.sending(1, NodeId(1), &granted(1), 1),
             Invariant::DurableBeforeReply,
         );
+    }
+
+    #[test]
+    fn a_term_that_is_not_durable_is_found() {
+        let mut oracle = three();
+        vote(&mut oracle, 0, 2, 3);
+        let shown = |term| heartbeat_reply(term, false);
+        oracle.sending(0, NodeId(2), &shown(2), 1).unwrap();
+        let early = oracle.sending(0, NodeId(2), &shown(3), 1);
+        assert_breaks(early, Invariant::DurableBeforeReply);
     }
 
     #[test]

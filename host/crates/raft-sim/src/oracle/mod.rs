@@ -94,6 +94,8 @@ struct Replica {
     opened_state: HardState,
     /// An operator made it read-only.
     read_only: bool,
+    /// Members that told it, since it leads, that they are read-only.
+    told_read_only: u32,
     /// By leader: when it last answered a heartbeat of it, and in which term.
     answered_heartbeat: [(Term, u64); NODES_MAX + 1],
     /// Highest index it acknowledged to the leader of the last term in which it did.
@@ -136,8 +138,10 @@ pub struct Checks {
     pub reads: u64,
     /// Answers judged.
     pub answers: u64,
-    /// Moments at which two leaders' leases were compared.
+    /// Leases looked at while a leader of a later term led too.
     pub leases: u64,
+    /// Times a leader learned that too few of its voters take commands.
+    pub read_only: u64,
 }
 
 /// Judge of one run.
@@ -202,6 +206,7 @@ impl Oracle {
             bound_until: 0,
             opened_state: HardState::default(),
             read_only: false,
+            told_read_only: 0,
             answered_heartbeat: [(Term(0), 0); NODES_MAX + 1],
             acknowledged: (Term(0), LogIndex(0)),
             promised: (0, 0),
@@ -433,4 +438,6 @@ fn known_configurations(recovered: &Recovered, initial: Members) -> Vec<(LogInde
 }
 
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
+#[cfg(test)]
+pub(crate) use testing::assert_breaks;

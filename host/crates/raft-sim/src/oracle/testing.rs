@@ -4,8 +4,8 @@ use super::{Check, Invariant, Oracle, View};
 use crate::machine::Write;
 use crate::members::{Members, Set, bit};
 use kontiki_raft::{
-    Configuration, Entry, EntryKind, Event, HardState, IoId, LogId, LogIndex, NodeId, Persist,
-    Role, Term,
+    Configuration, Entry, EntryKind, Event, HardState, HeartbeatReply, IoId, LogId, LogIndex,
+    Message, MessageBody, NodeId, Persist, Role, Term,
 };
 
 pub(super) fn members(voters: &[u64]) -> Members {
@@ -82,6 +82,17 @@ pub(super) fn append(sequence: u64, entries: Vec<Entry>) -> Persist {
     }
 }
 
+pub(super) fn heartbeat_reply(term: u64, read_only: bool) -> Message {
+    let reply = HeartbeatReply {
+        round: 1,
+        read_only,
+    };
+    Message {
+        term: Term(term),
+        body: MessageBody::HeartbeatReply(reply),
+    }
+}
+
 /// Node number `n` makes its vote for `candidate` durable.
 pub(super) fn vote(oracle: &mut Oracle, n: usize, term: u64, candidate: u64) {
     let hard_state = Some(HardState {
@@ -136,7 +147,7 @@ pub(super) fn commit_one(oracle: &mut Oracle) -> Entry {
 }
 
 #[track_caller]
-pub(super) fn assert_breaks(check: Check, invariant: Invariant) {
+pub(crate) fn assert_breaks(check: Check, invariant: Invariant) {
     let violation = check.expect_err("the violation must be found");
     assert_eq!(violation.invariant, invariant, "{violation}");
 }

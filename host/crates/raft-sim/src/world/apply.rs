@@ -3,7 +3,7 @@
 use super::node::{Fetch, Task};
 use super::{Happening, World};
 use crate::disk::Snapshot;
-use crate::oracle::{Answer, Ask, Check, Invariant, broken};
+use crate::oracle::{Answer, Ask, Check, Invariant, Violation, broken};
 use kontiki_raft::{ApplyBatch, Entry, Input, LogIndex, NodeId, SnapshotMeta};
 
 impl World {
@@ -174,9 +174,26 @@ impl World {
         if newest.is_some_and(|s| s.meta.last_included.index >= meta.last_included.index) {
             return Ok(());
         }
+        if self.dies_at_snapshot(n)? {
+            return Ok(());
+        }
         self.counters.snapshots_saved += 1;
         self.publish(n, snapshot)?;
+        if self.dies_at_snapshot(n)? {
+            return Ok(());
+        }
         self.input(n, Input::SnapshotSaved { snapshot: meta })
+    }
+
+    /// Whether the node dies now, on one side or the other of publishing a snapshot.
+    fn dies_at_snapshot(&mut self, n: usize) -> Result<bool, Box<Violation>> {
+        let dies = self.random.chance(self.plan.crash_at_snapshot_ppm);
+        if dies {
+            self.counters.snapshot_crash_points += 1;
+            self.crash(n)?;
+            self.restart_later(n);
+        }
+        Ok(dies)
     }
 
     fn publish(&mut self, n: usize, snapshot: Snapshot) -> Check {
@@ -248,10 +265,16 @@ impl World {
             // Overtaken by what was applied meanwhile: a host does not go back.
             return self.input(n, Input::SnapshotFailed { snapshot: meta });
         }
+        if self.dies_at_snapshot(n)? {
+            return Ok(());
+        }
         self.counters.snapshots_installed += 1;
         self.oracle.loaded(n, last)?;
         self.nodes[n].machine = snapshot.machine;
         self.publish(n, snapshot)?;
+        if self.dies_at_snapshot(n)? {
+            return Ok(());
+        }
         self.serve_reads(n)?;
         self.input(n, Input::SnapshotInstalled { snapshot: meta })
     }

@@ -47,6 +47,7 @@ impl World {
                 .count()
                 >= 3
         })?;
+        self.catch_up_under_load()?;
         self.clients_on = false;
         let catch_up = self.plan.settings.catch_up_timeout.as_micros() as u64;
         let limit = self.now + 20 * self.timeout_us() + 2 * catch_up + self.work_limit();
@@ -62,6 +63,17 @@ impl World {
         } else {
             self.judge_history()
         }
+    }
+
+    /// While the clients go on, every member in the core applies at least what is committed now: a
+    /// lagging one must not need quiet to catch up.
+    fn catch_up_under_load(&mut self) -> Check {
+        let commit = self.oracle.commit_index();
+        let limit = self.now + 20 * self.timeout_us() + self.work_limit();
+        self.until(limit, "a member does not catch up under load", |world| {
+            let members = slots_of(world.oracle.members().all()) & world.core_nodes;
+            numbers(members).all(|n| world.applied(n) >= commit)
+        })
     }
 
     fn until(&mut self, limit: u64, what: &str, is_so: impl Fn(&Self) -> bool) -> Check {
@@ -129,13 +141,9 @@ impl World {
             if self.core_nodes & (1 << n) != 0 {
                 continue;
             }
-            // A candidate that may not give up raises its term for ever, and whoever hears it has
-            // to follow (trap 18): with that setting only whole cuts can be survived.
-            let kinds = if self.plan.settings.step_down_on_vote_timeout {
-                4
-            } else {
-                2
-            };
+            // Who does not give up is most trouble as a candidate that hears nobody.
+            let gives_up = self.plan.settings.step_down_on_vote_timeout;
+            let kinds = if gives_up { 4 } else { 8 };
             let (to_core, from_core) = match self.random.below(kinds) {
                 0 => {
                     self.crash(n)?;
@@ -143,7 +151,13 @@ impl World {
                 }
                 1 => (true, true),
                 2 => (true, false),
-                _ => (false, true),
+                _ => {
+                    // At its worst it is a candidate that everybody hears and that hears nobody.
+                    if !gives_up || self.random.chance(500_000) {
+                        self.campaign_at(n)?;
+                    }
+                    (false, true)
+                }
             };
             for other in numbers(self.core_nodes) {
                 self.network.set_cut(n, other, to_core);
@@ -287,7 +301,7 @@ impl World {
     /// A follower of the core without which there is a quorum all the same.
     fn choose_deaf(&mut self, leader: usize) -> Option<usize> {
         let followers = self.voters() & self.core_nodes & !(1 << leader);
-        if followers == 0 || !self.plan.settings.step_down_on_vote_timeout {
+        if followers == 0 {
             return None;
         }
         let deaf = self.random.bit(followers);

@@ -1,11 +1,14 @@
 //! Carrying out what a core wants done.
 
-use super::{Happening, World};
-use crate::oracle::{Answer, Check, Invariant, broken};
+use super::limits::Limits;
+use super::{Happening, World, digest};
+use crate::oracle::{Answer, Ask, Check, Invariant, broken};
 use crate::plan::Loss;
 use crate::require;
 use crate::trace::At;
-use kontiki_raft::{Effect, Effects, IoId, LogIndex, Message, NodeId, Persist, ReadError, ReadId};
+use kontiki_raft::{
+    Effect, Effects, IoId, LogIndex, Message, MessageBody, NodeId, Persist, ReadError, ReadId,
+};
 
 impl World {
     /// Carries out the effects in order. False if the node died in between.
@@ -14,23 +17,29 @@ impl World {
         n: usize,
         effects: &mut Effects,
     ) -> Result<bool, Box<crate::oracle::Violation>> {
-        let mut writes = false;
+        let (mut writes, mut compacts) = (false, false);
         for effect in effects.iter() {
-            // Told before anything is sent: what is sent is compared with what is ordered.
-            if let Effect::Persist(persist) = effect {
-                self.oracle.persisting(n, persist)?;
-                writes = true;
+            match effect {
+                // Told before anything is sent: what is sent is compared with what is ordered.
+                Effect::Persist(persist) => {
+                    self.oracle.persisting(n, persist)?;
+                    writes = true;
+                }
+                Effect::CompactLog { .. } => compacts = true,
+                _ => {}
             }
         }
         self.oracle.committing(n)?;
-        let dies_at = (writes && self.random.chance(self.plan.crash_at_persist_ppm))
-            .then(|| self.random.position(effects.len() + 1));
+        let dies = (writes && self.random.chance(self.plan.crash_at_persist_ppm))
+            || (compacts && self.random.chance(self.plan.crash_at_snapshot_ppm));
+        let dies_at = dies.then(|| self.random.position(effects.len() + 1));
         let now = self.now;
         for (at, effect) in effects.drain(..).enumerate() {
             if dies_at == Some(at) {
                 break;
             }
             let id = self.nodes[n].id;
+            self.trace.note(at as u64, digest::of_effect(&effect));
             self.trace
                 .line(|| format!("{} node {id} -> {effect:?}", At(now)));
             self.carry_out_one(n, effect)?;
@@ -65,8 +74,15 @@ impl World {
                 Ok(())
             }
             Effect::Done { token } => self.on_done(n, token.0),
-            Effect::Rejected { token, reason } => self.on_rejected(n, token.0, &reason),
+            Effect::Rejected { token, reason } => {
+                let request = self.oracle.request(token.0);
+                if request.is_some_and(|request| matches!(request.ask, Ask::Read { .. })) {
+                    self.close_read(n);
+                }
+                self.on_rejected(n, token.0, &reason)
+            }
             Effect::ReadReady { token, index } => {
+                self.close_read(n);
                 self.oracle.read_ready(n, token.0, index)?;
                 self.nodes[n].reads.push((index, token.0));
                 self.serve_reads(n)
@@ -80,8 +96,20 @@ impl World {
         }
     }
 
+    fn close_read(&mut self, n: usize) {
+        let node = &mut self.nodes[n];
+        node.reads_open = node.reads_open.saturating_sub(1);
+    }
+
     fn send(&mut self, n: usize, to: NodeId, message: Message) -> Check {
         self.oracle.sending(n, to, &message, self.now)?;
+        match &message.body {
+            MessageBody::ReadIndexReply(_) => self.close_read(n),
+            MessageBody::AppendEntries(append) => {
+                Limits::of(&self.plan).check_message(self.nodes[n].id, append)?;
+            }
+            _ => {}
+        }
         self.counters.messages_sent += 1;
         let to = to.0 as usize - 1;
         if to >= self.nodes.len() {
@@ -90,6 +118,7 @@ impl World {
                 format!("a message to unknown node {}", to + 1),
             );
         }
+        self.maybe_keep(n, to, &message);
         let deliver = |world: &mut Self, message| {
             let at = world
                 .network

@@ -39,7 +39,7 @@ impl World {
     fn carry_out_strike(&mut self, strike: Strike) -> Check {
         match strike {
             Strike::Crash => self.kill(|world| world.any_up()),
-            Strike::CrashLeader => self.kill(Self::leader),
+            Strike::CrashLeader => self.kill(|world| world.leader()),
             Strike::PowerCut => self.cut_power(),
             Strike::Pause => {
                 if let Some(n) = self.any_up() {
@@ -71,6 +71,7 @@ impl World {
             Strike::Campaign => self.order_campaign(),
             Strike::Timeouts => self.order_timeouts(),
             Strike::Wipe => self.wipe(),
+            Strike::Ghost => self.strike_ghost(),
             Strike::ReadOnly
             | Strike::Priority
             | Strike::Shutdown
@@ -86,7 +87,7 @@ impl World {
     }
 
     /// The node that leads in the highest term.
-    pub(super) fn leader(&mut self) -> Option<usize> {
+    pub(super) fn leader(&self) -> Option<usize> {
         let leaders = (0..self.nodes.len()).filter(|n| self.oracle.view(*n).leads());
         leaders.max_by_key(|n| self.oracle.view(*n).term)
     }
@@ -213,7 +214,7 @@ impl World {
         match strike {
             Strike::ReadOnly => {
                 self.counters.read_only_switches += 1;
-                let read_only = self.random.chance(400_000);
+                let read_only = self.random.chance(self.plan.read_only_ppm);
                 self.oracle.set_read_only(n, read_only);
                 self.input(n, Input::SetReadOnly(read_only))
             }
@@ -252,6 +253,7 @@ impl World {
             return Ok(());
         }
         self.destroy(n)?;
+        self.nodes[n].replaced_by = Some(self.nodes.len());
         self.add_node(Set::default())
     }
 

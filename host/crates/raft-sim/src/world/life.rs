@@ -77,6 +77,7 @@ impl World {
         node.fail_next_write = false;
         node.stalled_until = 0;
         node.reads.clear();
+        node.reads_open = 0;
         node.saving = None;
         node.fetch = None;
         self.wakes[n] = u64::MAX;

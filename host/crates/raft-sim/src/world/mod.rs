@@ -3,9 +3,12 @@
 mod apply;
 mod calm;
 mod clients;
+mod digest;
 mod effects;
 mod faults;
+mod ghosts;
 mod life;
+mod limits;
 mod node;
 mod orders;
 
@@ -19,10 +22,12 @@ use crate::random::{Random, mix};
 use crate::require;
 use crate::trace::{At, Trace, Words};
 use clients::Client;
+use ghosts::Kept;
 use kontiki_raft::{
-    Effects, Entry, Input, Instant, IoId, LeaseStatus, Message, NodeId, PlantedBug, ReadError,
+    Effects, Entry, Input, Instant, IoId, Message, MessageBody, NodeId, PlantedBug, ReadError,
     ReadId,
 };
+use limits::Limits;
 use node::Node;
 use orders::Order;
 use std::collections::BTreeMap;
@@ -134,6 +139,8 @@ pub struct World {
     core_nodes: u32,
     clients_on: bool,
     late_wakes: u32,
+    /// Some messages of the past, to be delivered again.
+    kept: Vec<Kept>,
     /// Messages of destroyed nodes do not arrive any more: before a membership is forced, an
     /// operator makes sure that the dead are dead.
     fenced: bool,
@@ -173,6 +180,7 @@ impl World {
             core_nodes: 0,
             clients_on: true,
             late_wakes: 0,
+            kept: Vec::new(),
             fenced: false,
             plan,
             random,
@@ -226,6 +234,10 @@ impl World {
             checks_entries: checks.entries,
             checks_messages: checks.messages,
             checks_answers: checks.answers,
+            checks_reads: checks.reads,
+            checks_configurations: checks.configurations,
+            checks_read_only: checks.read_only,
+            lease_comparisons: checks.leases,
             ..self.counters
         }
     }
@@ -366,7 +378,17 @@ impl World {
             return Ok(());
         };
         let local = Instant(node.clock.local(now));
-        self.trace.note(now, (n as u64) << 32 | kind_of(&input));
+        self.trace
+            .note(now ^ (n as u64) << 56, digest::of_input(&input));
+        match &input {
+            Input::Message { from, message } => {
+                let asks = matches!(message.body, MessageBody::ReadIndexRequest(_));
+                node.reads_open += u64::from(asks);
+                self.oracle.delivered(n, *from, message);
+            }
+            Input::ReadIndex { .. } => node.reads_open += 1,
+            _ => {}
+        }
         let id = node.id;
         self.trace
             .line(|| format!("{} node {id} <- {input:?}", At(now)));
@@ -391,40 +413,29 @@ impl World {
             self.oracle.finish(n)?;
             self.compare_leases()?;
         }
-        let every = if view.leads() { 16 } else { 128 };
-        if self.counters.steps.is_multiple_of(every) {
-            self.check_limits(n)?;
-        }
-        Ok(())
+        self.check_limits(n)
     }
 
-    /// At one simulated moment only the newest leader may hold a lease: whoever voted for it had
-    /// promised not to while another lease was valid. Paused leaders included.
+    /// At one simulated moment only the newest leader may hold a lease. Paused leaders included.
     fn compare_leases(&mut self) -> Check {
         if self.oracle.leading_nodes() < 2 {
             return Ok(());
         }
-        self.counters.lease_comparisons += 1;
-        let leaders = (0..self.nodes.len()).filter(|n| self.oracle.view(*n).leads());
-        let newest = leaders.max_by_key(|n| self.oracle.view(*n).term);
-        for n in 0..self.nodes.len() {
+        let Some(newest) = self.leader() else {
+            return Ok(());
+        };
+        for n in (0..self.nodes.len()).filter(|n| *n != newest) {
             let node = &self.nodes[n];
             let Some(core) = node.core.as_ref().filter(|_| self.oracle.view(n).leads()) else {
                 continue;
             };
-            let local = Instant(node.clock.local(self.now));
-            require!(
-                Some(n) == newest || core.lease_status(local) != LeaseStatus::Valid,
-                LeaseExclusive,
-                "node {} holds a valid lease, but {:?} leads in a later term",
-                node.id,
-                newest.map(|newest| self.nodes[newest].id)
-            );
+            let lease = core.lease_status(Instant(node.clock.local(self.now)));
+            self.oracle.older_lease(n, newest, lease)?;
         }
         Ok(())
     }
 
-    /// What is bounded must be bounded; too dear to look at after every step.
+    /// What is bounded must be bounded, and what a leader counts must be there.
     fn check_limits(&mut self, n: usize) -> Check {
         let node = &self.nodes[n];
         let Some(core) = &node.core else {
@@ -432,34 +443,9 @@ impl World {
         };
         self.counters.samples += 1;
         let status = core.status(Instant(node.clock.local(self.now)));
-        let settings = &self.plan.settings;
-        require!(
-            status.uncommitted_size_bytes
-                <= settings.uncommitted_size_bytes_max + settings.entry_size_bytes_max,
-            Bounded,
-            "node {}: {} bytes uncommitted",
-            node.id,
-            status.uncommitted_size_bytes
-        );
         self.oracle.matching(n, &status.peers)?;
-        for peer in &status.peers {
-            require!(
-                peer.inflight_messages <= settings.inflight_messages_max,
-                Bounded,
-                "node {}: {} messages in flight to {}",
-                node.id,
-                peer.inflight_messages,
-                peer.node
-            );
-        }
-        require!(
-            status.applying_index.0 - status.applied_index.0
-                <= settings.apply_inflight_entries_max as u64,
-            Bounded,
-            "node {}: {} entries handed to the state machine",
-            node.id,
-            status.applying_index.0 - status.applied_index.0
-        );
+        let volatile = || self.oracle.size_bytes_after(n, status.durable_index);
+        Limits::of(&self.plan).check(&status, volatile, node.reads_open)?;
         require!(
             status.term == core.term()
                 && status.last == self.oracle.last_written(n)
@@ -469,16 +455,6 @@ impl World {
             node.id
         );
         Ok(())
-    }
-}
-
-fn kind_of(input: &Input) -> u64 {
-    match input {
-        Input::Message { from, message } => from.0 << 8 ^ message.term.0 << 16,
-        Input::Tick => 1,
-        Input::Persisted { io } => 2 ^ io.sequence << 8,
-        Input::Applied { index } => 3 ^ index.0 << 8,
-        _ => 4,
     }
 }
 

@@ -37,6 +37,8 @@ pub(super) struct Node {
     pub(super) paused: bool,
     /// Disk destroyed: never comes back.
     pub(super) wiped: bool,
+    /// The node that took its place in the rack, under another id.
+    pub(super) replaced_by: Option<usize>,
     /// The core said it has stopped, or was told to: it must be opened anew.
     pub(super) stopped: bool,
     /// What happened to it while it was paused.
@@ -48,6 +50,9 @@ pub(super) struct Node {
     pub(super) apply_slow: bool,
     /// Confirmed reads that wait for their index: (index, token).
     pub(super) reads: Vec<(LogIndex, u64)>,
+    /// Reads asked of its core, by the host or by a peer, and not answered; an upper bound, since an
+    /// answer may be lost before it leaves.
+    pub(super) reads_open: u64,
     pub(super) saving: Option<Snapshot>,
     pub(super) fetch: Option<Fetch>,
     pub(super) fetches: u64,
@@ -70,6 +75,7 @@ impl Node {
             incarnation: 0,
             paused: false,
             wiped: false,
+            replaced_by: None,
             stopped: false,
             held: Vec::new(),
             initial,
@@ -78,6 +84,7 @@ impl Node {
             apply_fails: false,
             apply_slow: false,
             reads: Vec::new(),
+            reads_open: 0,
             saving: None,
             fetch: None,
             fetches: 0,

@@ -181,6 +181,13 @@ impl World {
             return Ok(());
         }
         let n = self.random.bit(well);
+        self.campaign_at(n)
+    }
+
+    pub(super) fn campaign_at(&mut self, n: usize) -> Check {
+        if !self.nodes[n].is_well() {
+            return Ok(());
+        }
         self.counters.campaigns += 1;
         self.order(n, Order::Campaign, |token| Input::Campaign { token })
     }

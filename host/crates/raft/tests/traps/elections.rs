@@ -139,6 +139,27 @@ fn trap_18_split_votes_are_resolved() {
     }
 }
 
+/// A candidate that everybody hears, but that hears nobody, asks for the same votes again and
+/// again. They were given once; whoever gave them must not wait for it for ever.
+#[test]
+fn trap_18_a_candidate_that_hears_nobody_does_not_hold_up_the_rest() {
+    let setup = Setup::voters([1, 2, 3, 4, 5]).with(|s| s.step_down_on_vote_timeout = false);
+    let mut cluster = setup.start();
+    cluster.elect(1);
+    for node in [1, 2, 4, 5] {
+        cluster.cut_one_way(node, 3);
+    }
+    cluster.campaign(3);
+    cluster.run(ms(100));
+    assert_eq!(cluster.leader(), None, "all voted for it");
+    cluster.wait_for("another leads", |c| {
+        [1, 2, 4, 5].iter().any(|&node| c.leads(node))
+    });
+    let leader = cluster.leader();
+    cluster.run(ms(60_000));
+    assert_eq!(cluster.leader(), leader, "nor does it disturb them later");
+}
+
 /// A leader that steps down in its own term has voted in it: for itself.
 #[test]
 fn trap_19_stepping_down_keeps_the_vote() {
