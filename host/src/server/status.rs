@@ -263,6 +263,7 @@ fn refusal(reason: &RejectReason) -> Reason {
         RejectReason::TransferTimedOut { .. } => Reason::TransferTimedOut,
         RejectReason::PeerUnreachable { .. } => Reason::PeerUnreachable,
         RejectReason::Invalid(_) => Reason::InvalidArgument,
+        RejectReason::Settings(_) => Reason::SettingInvalid,
         RejectReason::Stopping => Reason::ShuttingDown,
     }
 }

@@ -231,6 +231,8 @@ pub fn seeds_allowed(bug: PlantedBug) -> u64 {
         | PlantedBug::LeaseKeptAcrossTransfer
         | PlantedBug::LeaseWithoutDrift
         | PlantedBug::LeaseFromAckTime
+        | PlantedBug::LeaseFromOwnTimeout
+        | PlantedBug::PromiseNotRecorded
         | PlantedBug::MembershipKeptAfterSnapshot
         | PlantedBug::QuotaKept
         | PlantedBug::CommitByOneHalf => 500,

@@ -84,6 +84,7 @@ impl Core {
             index: crate::LogIndex(0),
             conflict: Some(LogId::default()),
             read_only: self.read_only,
+            promise: None,
         });
         self.send(leader, body, out);
     }
@@ -104,6 +105,7 @@ impl Core {
         let body = MessageBody::HeartbeatReply(HeartbeatReply {
             round: heartbeat.round,
             read_only: self.read_only,
+            promise: self.promise(),
         });
         self.send(from, body, out);
     }

@@ -92,8 +92,8 @@ pub use ids::{GroupId, Instant, IoId, LogId, LogIndex, NodeId, ReadId, Term, Tok
 pub use input::{Input, Proposal, ReadError, ReadMode, TransferTarget};
 pub use message::{
     AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply, InstallSnapshot,
-    InstallSnapshotReply, Message, MessageBody, ReadIndexReply, ReadIndexRequest, RequestVote,
-    RequestVoteReply, TimeoutNow,
+    InstallSnapshotReply, LeasePromise, Message, MessageBody, ReadIndexReply, ReadIndexRequest,
+    RequestVote, RequestVoteReply, TimeoutNow,
 };
 #[cfg(feature = "planted-bugs")]
 pub use planted::PlantedBug;

@@ -185,6 +185,7 @@ impl Core {
         let was_probe = matches!(peer.flow, Flow::Probe { .. });
         let sent_at = peer.answered(reply.sequence);
         peer.heard(now, sent_at);
+        peer.promised(sent_at, reply.promise);
         match reply.conflict {
             None => peer.matched(reply.index, log_start),
             // An answer to a message that is not under way any more says nothing new.

@@ -271,6 +271,7 @@ mod tests {
             index: LogIndex(index),
             conflict: None,
             read_only: false,
+            promise: None,
         };
         message(term, MessageBody::AppendEntriesReply(reply))
     }

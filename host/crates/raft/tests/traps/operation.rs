@@ -14,6 +14,7 @@ fn says_read_only(node: &mut Solo, peer: u64) {
     let body = MessageBody::HeartbeatReply(HeartbeatReply {
         round,
         read_only: true,
+        promise: None,
     });
     node.receive(peer, term, body);
 }
@@ -49,6 +50,7 @@ fn trap_43_read_only_is_or() {
         index: LogIndex(1),
         conflict: None,
         read_only: false,
+        promise: None,
     });
     leader.receive(2, 1, body);
     let (token, effects) = leader.propose("x");
