@@ -348,6 +348,7 @@ async fn settings_change_while_the_node_runs() {
     let request = |group: &str, name: &str, value: &str| v1::SetSettingsRequest {
         group: group.into(),
         values: [(name.to_owned(), value.to_owned())].into(),
+        dry_run: false,
     };
     let mut admin = cluster.admin(0);
     let reply = admin
@@ -368,7 +369,7 @@ async fn settings_change_while_the_node_runs() {
     for (name, value, reason) in [
         ("election_timeout", "1ms", "SETTING_INVALID"),
         ("no_such", "1", "SETTING_INVALID"),
-        ("heartbeat_factor", "5", "SETTING_FIXED"),
+        ("heartbeat_factor", "1", "SETTING_INVALID"),
     ] {
         let refused = admin
             .set_settings(request("", name, value))

@@ -2,6 +2,7 @@
 
 use super::apply::{Applier, ApplyStatus};
 use super::clock::{Clock, micros};
+use super::overrides::Own;
 use super::request::{
     Applied, Claim, Control, Failure, GroupStatus, Order, Outcome, Proposed, Query,
 };
@@ -11,8 +12,8 @@ use kontiki_proto::v1::GroupSpec;
 use kontiki_raft::{
     GroupId, Instant, LogIndex, Message, NodeId, ReadMode, RejectReason, Role, Term,
 };
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
@@ -53,6 +54,8 @@ pub(crate) struct GroupShared {
     pub(crate) waiting: AtomicU64,
     /// When the leader last spoke, in microseconds of the node's clock; zero: never.
     leader_heard_us: AtomicU64,
+    /// Largest command that the replica takes now.
+    pub(crate) entry_size_bytes_max: AtomicUsize,
 }
 
 impl GroupShared {
@@ -64,6 +67,7 @@ impl GroupShared {
             leader_changes: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             leader_heard_us: AtomicU64::new(0),
+            entry_size_bytes_max: AtomicUsize::new(usize::MAX),
         }
     }
 
@@ -102,6 +106,8 @@ pub(crate) struct HandleInner {
     pub(crate) applier: Applier,
     pub(crate) shared: Arc<GroupShared>,
     pub(crate) brief: watch::Receiver<Brief>,
+    /// What this node keeps of the replica alone; changed only by `tuning`.
+    pub(crate) own: Mutex<Own>,
 }
 
 impl GroupHandle {
@@ -144,6 +150,12 @@ impl GroupHandle {
 
     pub(crate) fn apply_status(&self) -> ApplyStatus {
         self.inner.applier.view().status()
+    }
+
+    /// Largest command that the replica takes now.
+    pub(crate) fn entry_size_bytes_max(&self) -> usize {
+        let limit = &self.inner.shared.entry_size_bytes_max;
+        limit.load(Ordering::Relaxed)
     }
 
     /// Whether a leader is known and the plugin runs.

@@ -68,7 +68,6 @@ reasons! {
     NotVoter             FailedPrecondition "NOT_VOTER" 0,
     TransferTimedOut     FailedPrecondition "TRANSFER_TIMED_OUT" 0,
     PeerRefused          FailedPrecondition "PEER_REFUSED" 0,
-    SettingFixed         FailedPrecondition "SETTING_FIXED" 0,
     PluginFault          Internal           "PLUGIN_FAULT" 0,
     StorageFailed        Internal           "STORAGE_FAILED" 0,
     Internal             Internal           "INTERNAL" 0,
