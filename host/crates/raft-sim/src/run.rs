@@ -232,7 +232,6 @@ pub fn seeds_allowed(bug: PlantedBug) -> u64 {
         | PlantedBug::LeaseWithoutDrift
         | PlantedBug::LeaseFromAckTime
         | PlantedBug::LeaseFromOwnTimeout
-        | PlantedBug::PromiseNotRecorded
         | PlantedBug::MembershipKeptAfterSnapshot
         | PlantedBug::QuotaKept
         | PlantedBug::CommitByOneHalf => 500,
