@@ -4,7 +4,7 @@
 use crate::node::settings;
 use kontiki_raft::Settings;
 use serde::Deserialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -143,6 +143,7 @@ impl NodeOptions {
             .election_timeout
             .map(|t| format!("election_timeout={t}"));
         let settings: Vec<_> = self.settings.into_iter().chain(timeout).collect();
+        let (raft, raft_named) = raft_settings(&settings)?;
         let grace = self.shutdown_grace.as_deref().unwrap_or("10s");
         let config = NodeConfig {
             name: check_name("name", required("name", self.name)?)?,
@@ -158,7 +159,8 @@ impl NodeOptions {
                 .iter()
                 .map(|p| PeerAddress::parse(p))
                 .collect::<Result<_, _>>()?,
-            raft: raft_settings(&settings)?,
+            raft,
+            raft_named,
             limits: limits(self.proposals_max, self.plugin_size_bytes_max)?,
             shutdown_grace: humantime::parse_duration(grace)
                 .map_err(|e| ConfigError::invalid("shutdown_grace", grace, e))?,
@@ -198,6 +200,8 @@ pub struct NodeConfig {
     pub peers: Vec<PeerAddress>,
     /// Settings of every replica, until changed at run time.
     pub raft: Settings,
+    /// The settings that file, environment or flags name.
+    pub raft_named: BTreeSet<&'static str>,
     /// Bounds of queues and requests.
     pub limits: Limits,
     /// Time to hand over and finish at shutdown.
@@ -436,18 +440,21 @@ fn http(given: Option<&str>) -> Result<Option<Address>, ConfigError> {
     }
 }
 
-fn raft_settings(given: &[String]) -> Result<Settings, ConfigError> {
+fn raft_settings(given: &[String]) -> Result<(Settings, BTreeSet<&'static str>), ConfigError> {
     let mut raft = Settings::default();
+    let mut named = BTreeSet::new();
     for text in given {
         let invalid = |why: String| ConfigError::invalid("settings", text, why);
         let (name, value) = text
             .split_once('=')
             .ok_or_else(|| invalid("write SETTING=VALUE".into()))?;
-        settings::set(&mut raft, name.trim(), value.trim()).map_err(|e| invalid(e.to_string()))?;
+        let setting = settings::find(name.trim()).map_err(|e| invalid(e.to_string()))?;
+        settings::set(&mut raft, setting.name, value.trim()).map_err(|e| invalid(e.to_string()))?;
+        named.insert(setting.name);
     }
     raft.check()
         .map_err(|e| ConfigError::invalid("settings", given.join(","), e))?;
-    Ok(raft)
+    Ok((raft, named))
 }
 
 fn limits(proposals: Option<usize>, plugin: Option<usize>) -> Result<Limits, ConfigError> {

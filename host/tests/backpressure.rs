@@ -31,7 +31,7 @@ async fn stalled(limit: impl Fn(&mut kontiki::config::Limits)) -> (Cluster, usiz
         .await;
     ordered.unwrap();
     let leader = cluster.leader("counter").await;
-    apply(&mut cluster.client(leader), "counter", "add 1")
+    let _ = apply(&mut cluster.client(leader), "counter", "add 1")
         .await
         .unwrap();
     for index in (0..3).filter(|index| *index != leader) {
@@ -81,7 +81,7 @@ async fn fills_up_and_recovers(mut cluster: Cluster, leader: usize, count: usize
         cluster.start_node(index).await;
     }
     let cluster = &cluster;
-    wait_for("commands to be taken again", || async {
+    let _ = wait_for("commands to be taken again", || async {
         apply(&mut cluster.client(leader), "counter", "add 1")
             .await
             .ok()

@@ -5,6 +5,7 @@ use super::budget::Budget;
 use super::clock::Clock;
 use super::group::{Completion, Group, Mailbox, State};
 use super::handle::{Brief, GroupHandle, GroupShared, HandleInner};
+use super::overrides::{Overrides, Own};
 use super::plugins::{PluginError, PluginStore};
 use super::registry::{self, RecordError};
 use super::request::{Control, Problem};
@@ -13,7 +14,7 @@ use crate::config::NodeConfig;
 use crate::transport::Transport;
 use crate::transport::convert::{ConvertError, members_from_wire};
 use kontiki_proto::v1::GroupSpec;
-use kontiki_raft::{Core, GroupId, LogIndex, MemberSet, NodeId, Settings};
+use kontiki_raft::{Core, GroupId, LogIndex, MemberSet, NodeId};
 use kontiki_storage::{GroupRecord, Storage, StorageError};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -31,8 +32,8 @@ pub(crate) struct Context {
     pub(crate) plugins: PluginStore,
     pub(crate) transport: Transport,
     pub(crate) router: Router,
-    /// Settings that replicas are opened with; changed at run time.
-    pub(crate) settings: Mutex<Settings>,
+    /// The node's settings changed at run time, laid over the configuration.
+    pub(super) overrides: Mutex<Overrides>,
     /// Groups found in storage that could not be opened, by name, with the reason.
     pub(crate) broken: Mutex<BTreeMap<String, String>>,
     pub(crate) loading: AtomicBool,
@@ -40,8 +41,8 @@ pub(crate) struct Context {
     /// Cancelled when the node takes no more requests.
     pub(crate) closing: CancellationToken,
     pub(crate) http_address: String,
-    /// Replicas are made and taken back one at a time.
-    making: tokio::sync::Mutex<()>,
+    /// Replicas are made, opened, taken back and tuned one at a time.
+    pub(super) making: tokio::sync::Mutex<()>,
     tasks: TaskTracker,
     threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
@@ -55,6 +56,16 @@ pub(crate) struct Parts {
     pub(crate) transport: Transport,
     pub(crate) router: Router,
     pub(crate) http_address: String,
+    pub(crate) overrides: Overrides,
+}
+
+/// A replica that is ready to run.
+struct Replica {
+    spec: GroupSpec,
+    core: Core,
+    own: Own,
+    applier: Applier,
+    description: kontiki_plugin::Description,
 }
 
 /// Why a replica cannot be opened or made.
@@ -81,7 +92,7 @@ pub(crate) enum ReplicaError {
 impl Context {
     pub(crate) fn new(parts: Parts) -> Self {
         Self {
-            settings: Mutex::new(parts.config.raft.clone()),
+            overrides: Mutex::new(parts.overrides),
             config: parts.config,
             clock: parts.clock,
             storage: parts.storage,
@@ -103,10 +114,6 @@ impl Context {
         self.transport.node()
     }
 
-    pub(crate) fn settings(&self) -> Settings {
-        lock(&self.settings).clone()
-    }
-
     pub(crate) fn is_stopping(&self) -> bool {
         self.closing.is_cancelled()
     }
@@ -123,6 +130,7 @@ impl Context {
     }
 
     async fn open_record(self: &Arc<Self>, record: &GroupRecord) {
+        let _one_at_a_time = self.making.lock().await;
         let (name, error) = match registry::spec(record) {
             Ok(spec) => (spec.name.clone(), self.open(spec).await.err()),
             Err(error) => (record.id.to_string(), Some(error.into())),
@@ -146,7 +154,8 @@ impl Context {
 
     fn open_blocking(self: &Arc<Self>, spec: GroupSpec) -> Result<(), ReplicaError> {
         let id = GroupId(spec.id);
-        let settings = self.settings();
+        let own = self.own(id)?;
+        let settings = self.layers_with(own.overrides.clone(), &spec.name).settings;
         let plugin = self.plugins.source(&spec.plugin)?;
         let recovered = self.storage.recover(id, settings.cache_size_bytes_max)?;
         let replay_until = recovered.last.index;
@@ -159,7 +168,14 @@ impl Context {
         let (completed, completions) = mpsc::unbounded_channel();
         let description = plugin.description();
         let applier = self.start_applier(id, plugin, replay_until, completed.clone())?;
-        let handle = self.spawn_group(spec, core, applier, (completed, completions), description);
+        let replica = Replica {
+            spec,
+            core,
+            own,
+            applier,
+            description,
+        };
+        let handle = self.spawn_group(replica, (completed, completions));
         info!(
             group = id.0,
             name = handle.name(),
@@ -197,15 +213,19 @@ impl Context {
 
     fn spawn_group(
         self: &Arc<Self>,
-        spec: GroupSpec,
-        core: Core,
-        applier: Applier,
+        replica: Replica,
         completion: (
             mpsc::UnboundedSender<Completion>,
             mpsc::UnboundedReceiver<Completion>,
         ),
-        description: kontiki_plugin::Description,
     ) -> GroupHandle {
+        let Replica {
+            spec,
+            core,
+            own,
+            applier,
+            description,
+        } = replica;
         let limits = &self.config.limits;
         let (proposals, proposed) = mpsc::channel(limits.proposals_max);
         let (queries, queried) = mpsc::channel(limits.proposals_max);
@@ -236,7 +256,7 @@ impl Context {
             shared: Arc::clone(&shared),
             brief,
             proposals_max: limits.proposals_max,
-            state: State::default(),
+            state: State::starting(own.read_only),
         };
         self.tasks.spawn(group.run().instrument(span));
         GroupHandle {
@@ -254,6 +274,7 @@ impl Context {
                 brief: watched,
                 commands_budget: commands,
                 queries_budget: questions,
+                own: Mutex::new(own),
             }),
         }
     }

@@ -4,6 +4,7 @@ use super::apply::{Applier, ApplyStatus};
 use super::budget::Budget;
 use super::clock::{Clock, micros};
 use super::context::lock;
+use super::overrides::Own;
 use super::request::{
     Applied, Claim, Control, Failure, GroupStatus, Order, Outcome, Proposed, Query, Reply,
 };
@@ -13,7 +14,7 @@ use kontiki_proto::v1::GroupSpec;
 use kontiki_raft::{
     GroupId, Horizon, Horizons, LogIndex, Message, NodeId, ReadMode, RejectReason, Role, Term,
 };
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -55,6 +56,8 @@ pub(crate) struct GroupShared {
     pub(crate) waiting: AtomicU64,
     /// What is known of how old the state is.
     horizons: Mutex<Horizons>,
+    /// Largest command that the replica takes now.
+    pub(crate) entry_size_bytes_max: AtomicUsize,
 }
 
 impl GroupShared {
@@ -66,6 +69,7 @@ impl GroupShared {
             leader_changes: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             horizons: Mutex::default(),
+            entry_size_bytes_max: AtomicUsize::new(usize::MAX),
         }
     }
 
@@ -104,6 +108,8 @@ pub(crate) struct HandleInner {
     pub(crate) brief: watch::Receiver<Brief>,
     pub(crate) commands_budget: Budget,
     pub(crate) queries_budget: Budget,
+    /// What this node keeps of the replica alone; changed only by `tuning`.
+    pub(crate) own: Mutex<Own>,
 }
 
 impl GroupHandle {
@@ -146,6 +152,12 @@ impl GroupHandle {
 
     pub(crate) fn apply_status(&self) -> ApplyStatus {
         self.inner.applier.view().status()
+    }
+
+    /// Largest command that the replica takes now.
+    pub(crate) fn entry_size_bytes_max(&self) -> usize {
+        let limit = &self.inner.shared.entry_size_bytes_max;
+        limit.load(Ordering::Relaxed)
     }
 
     /// Whether a leader is known and the plugin runs.

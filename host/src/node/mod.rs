@@ -9,6 +9,7 @@ pub mod handle;
 mod listen;
 mod native_machine;
 pub mod offline;
+pub(crate) mod overrides;
 pub(crate) mod plugins;
 mod registry;
 pub mod request;
@@ -16,6 +17,7 @@ pub(crate) mod router;
 pub mod settings;
 mod start;
 pub(crate) mod stop;
+pub(crate) mod tuning;
 mod waiting;
 
 use crate::config::NodeConfig;

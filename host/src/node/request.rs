@@ -3,12 +3,11 @@
 use super::budget::Share;
 use bytes::Bytes;
 use kontiki_raft::{
-    ConfigurationChange, LogId, MemberSet, NodeId, ReadMode, RejectReason, Status, Term, Token,
-    TransferTarget,
+    ConfigurationChange, LogId, MemberSet, NodeId, ReadMode, RejectReason, Settings, Status, Term,
+    Token, TransferTarget,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// What became of a command.
@@ -196,11 +195,8 @@ pub(crate) enum Order {
     Transfer(TransferTarget),
     /// Start an election.
     Campaign,
-    /// Change timers.
-    SetTimeouts {
-        election_timeout: Duration,
-        max_clock_drift: Option<Duration>,
-    },
+    /// Put these settings in force.
+    SetSettings(Box<Settings>),
 }
 
 /// What goes to a group besides commands, queries and messages of peers.

@@ -1,6 +1,9 @@
 //! Settings by name: one table serves the configuration file, the admin service and `/flags`.
+//!
+//! All of them can be changed while a replica runs: limits are looked at when they are needed, timers
+//! start anew, and leases bear members that differ ([`kontiki_raft::Settings`] says it of each).
 
-use kontiki_raft::Settings;
+use kontiki_raft::{Settings, SettingsError};
 use std::time::Duration;
 
 /// One setting of a replica.
@@ -13,8 +16,6 @@ pub struct Setting {
     pub help: &'static str,
     /// braft's name for it; empty if it has none.
     pub braft_name: &'static str,
-    /// Whether it can be changed while the replica runs.
-    pub changeable: bool,
     get: fn(&Settings) -> String,
     set: fn(&mut Settings, &str) -> Result<(), String>,
 }
@@ -35,9 +36,9 @@ pub enum SettingError {
         /// Why not.
         why: String,
     },
-    /// It is fixed while the replica runs.
-    #[error("{0} cannot be changed while the node runs; set it in the configuration and restart")]
-    Fixed(&'static str),
+    /// The settings do not go together, or one is outside its range.
+    #[error(transparent)]
+    Range(#[from] SettingsError),
 }
 
 /// A value with a textual form.
@@ -73,13 +74,12 @@ macro_rules! value_by_from_str {
 value_by_from_str!(usize, u32, u64, bool);
 
 macro_rules! setting {
-    ($field:ident, $braft:literal, $changeable:literal, $range:literal, $help:literal) => {
+    ($field:ident, $braft:literal, $range:literal, $help:literal) => {
         Setting {
             name: stringify!($field),
             range: $range,
             help: $help,
             braft_name: $braft,
-            changeable: $changeable,
             get: |settings| settings.$field.show(),
             set: |settings, text| Value::parse(text).map(|value| settings.$field = value),
         }
@@ -91,135 +91,117 @@ pub static SETTINGS: &[Setting] = &[
     setting!(
         election_timeout,
         "election_timeout_ms",
-        true,
         "20 ms to 10 min",
-        "silence after which a follower campaigns"
+        "silence after which a follower campaigns; set alone, its sum with max_clock_drift stays"
     ),
     setting!(
         election_spread_max,
         "raft_max_election_delay_ms",
-        false,
-        "any",
+        "at least 1 ms",
         "upper bound of the random part of the election timeout"
     ),
     setting!(
         heartbeat_factor,
         "raft_election_heartbeat_factor",
-        false,
         "2 to 100",
         "heartbeats per election timeout"
     ),
     setting!(
         max_clock_drift,
         "max_clock_drift_ms",
-        true,
-        "any",
-        "added to a follower's lease for clocks that differ in rate"
+        "at most 10 min",
+        "added to a follower's lease: no less than clocks may differ by within election_timeout"
     ),
     setting!(
         leader_lease,
         "raft_enable_leader_lease",
-        false,
         "true or false",
-        "honour and grant leader leases"
+        "promise leader leases as a follower, use them as a leader"
     ),
     setting!(
         priority,
-        "election_priority",
-        true,
+        "",
         "0 or more; 0 never campaigns",
         "election priority of this node"
     ),
     setting!(
         append_entries_max,
         "raft_max_entries_size",
-        false,
         "1 to 65536",
         "entries in one AppendEntries"
     ),
     setting!(
         append_size_bytes_max,
         "raft_max_body_size",
-        false,
         "at least 1 KiB",
         "payload bytes in one AppendEntries"
     ),
     setting!(
         inflight_messages_max,
         "raft_max_parallel_append_entries_rpc_num",
-        false,
         "1 to 4096",
         "AppendEntries in flight to one follower"
     ),
     setting!(
         inflight_size_bytes_max,
         "",
-        false,
         "at least 1 KiB",
         "bytes in flight to one follower"
     ),
     setting!(
         entry_size_bytes_max,
         "",
-        false,
         "1 B to 64 MiB",
         "largest command accepted"
     ),
     setting!(
         uncommitted_size_bytes_max,
         "",
-        false,
         "at least entry_size_bytes_max",
         "bytes appended but not committed before commands are refused as busy"
     ),
     setting!(
         apply_inflight_entries_max,
-        "raft_fsm_caller_commit_batch",
-        false,
+        "",
         "at least 1",
         "entries handed to the plugin but not yet applied"
     ),
     setting!(
         cache_size_bytes_max,
         "",
-        false,
         "any",
         "bytes of recent entries kept in memory"
     ),
     setting!(
         catch_up_margin_entries,
         "catchup_margin",
-        false,
         "any",
         "a new member counts as caught up within this many entries"
     ),
     setting!(
         catch_up_timeout,
         "catchup_timeout_ms",
-        false,
         "any",
         "time a new member has to catch up"
     ),
     setting!(
         disk_stall_timeout,
         "",
-        false,
         "any; 0 never",
         "a leader whose own write takes longer gives up leadership"
     ),
     setting!(
         retry_interval,
         "raft_retry_replicate_interval_ms",
-        false,
-        "at most election_timeout",
-        "wait before an unanswered probe is repeated"
+        "at least 1 ms",
+        "wait before an unanswered probe is repeated, election_timeout at most"
     ),
     setting!(
         step_down_on_vote_timeout,
         "raft_step_down_when_vote_timedout",
-        false,
         "true or false",
-        "give up a vote that did not finish and pre-vote again"
+        "give up a vote that did not finish and pre-vote again; off, as in braft, a candidate that is \
+         cut off raises its term for ever, unless a lease binds it"
     ),
 ];
 
@@ -284,6 +266,41 @@ mod tests {
             }
         ));
         assert_eq!(settings, Settings::default());
+    }
+
+    /// Rows of tables in the page for people who come from braft: what is in backticks in the first
+    /// cell, and in the others.
+    fn rows() -> Vec<(Vec<&'static str>, Vec<&'static str>)> {
+        let page = include_str!("../../docs/operations/from-braft.md");
+        let ticked = |cell: &'static str| cell.split('`').skip(1).step_by(2);
+        let rows = page.lines().filter_map(|line| line.strip_prefix('|'));
+        rows.filter_map(|row| row.split_once('|'))
+            .map(|(braft, ours)| (ticked(braft).collect(), ticked(ours).collect()))
+            .collect()
+    }
+
+    #[test]
+    fn the_page_for_people_from_braft_says_the_same_names() {
+        for setting in SETTINGS {
+            let (name, braft) = (setting.name, setting.braft_name);
+            let named: Vec<_> = match braft {
+                "" => rows()
+                    .into_iter()
+                    .filter(|(_, o)| o.contains(&name))
+                    .collect(),
+                _ => rows()
+                    .into_iter()
+                    .filter(|(b, _)| b.contains(&braft))
+                    .collect(),
+            };
+            assert!(!named.is_empty(), "{name} ({braft}) is in no row");
+            for (_, ours) in named {
+                assert!(
+                    ours.contains(&name),
+                    "{braft} is {name}, but the page says {ours:?}"
+                );
+            }
+        }
     }
 
     #[test]

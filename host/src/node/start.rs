@@ -4,9 +4,10 @@
 use super::clock::Clock;
 use super::context::{Context, Parts};
 use super::listen::Listeners;
+use super::overrides::Overrides;
 use super::plugins::{Blobs, PluginStore};
 use super::router::Router;
-use super::{Ports, RunningNode, StartError};
+use super::{Ports, RunningNode, StartError, tuning};
 use crate::config::{Address, DataLocation, NodeConfig};
 use crate::server;
 use crate::transport::{QueueLimits, Transport};
@@ -30,6 +31,7 @@ pub(super) async fn start(config: NodeConfig) -> Result<RunningNode, StartError>
     // Bound first: a port in use is found before anything is written.
     let listeners = Listeners::bind(&config).await?;
     let (data, engine) = open(config.clone()).await?;
+    let overrides = kept_overrides(&data.storage).await?;
     let ports = ports(&config, &listeners, data.node)?;
     let limits = &config.limits;
     let plugins = PluginStore::new(
@@ -57,6 +59,7 @@ pub(super) async fn start(config: NodeConfig) -> Result<RunningNode, StartError>
             .map(|address| address.to_string())
             .unwrap_or_default(),
         config,
+        overrides,
     }));
     let servers = server::serve(&context, listeners);
     let opened = context.open_groups().await;
@@ -77,6 +80,14 @@ async fn open(config: NodeConfig) -> Result<(Data, Engine), StartError> {
         Ok((data, engine))
     })
     .await?
+}
+
+/// What was set while the node ran before.
+async fn kept_overrides(storage: &Arc<dyn Storage>) -> Result<Overrides, StartError> {
+    let storage = Arc::clone(storage);
+    let reading = move || tuning::node_overrides(&*storage);
+    let read = tokio::task::spawn_blocking(reading).await?;
+    read.map_err(|error| StartError::Groups(error.to_string()))
 }
 
 fn open_data(config: &NodeConfig) -> Result<Data, StartError> {

@@ -9,6 +9,7 @@ use super::{create_group, log, membership, read_only, recover, settings};
 use crate::node::clock::micros;
 use crate::node::context::lock;
 use crate::node::handle::GroupHandle;
+use crate::node::overrides::Edit;
 use crate::node::request::{Control, Failure, Order};
 use crate::node::stop::{HandedOver, hand_over_all};
 use futures_util::StreamExt as _;
@@ -137,8 +138,8 @@ impl AdminService {
         let context = &self.shared.context;
         context.draining.store(!undo, Ordering::Release);
         if undo {
-            let priority = lock(&context.settings).priority;
             for group in context.router.all() {
+                let priority = context.layers_of(&group).settings.priority;
                 // A failure means that the group has ended already.
                 let _ = group.control(Control::SetPriority(priority)).await;
             }
@@ -277,7 +278,7 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::GetSettingsRequest>,
     ) -> Result<Response<v1::GetSettingsReply>, Status> {
-        let reply = settings::get(&self.shared, &request.into_inner().group).await?;
+        let reply = settings::get(&self.shared, &request.into_inner().group)?;
         Ok(Response::new(reply))
     }
 
@@ -286,8 +287,18 @@ impl Admin for AdminService {
         request: Request<v1::SetSettingsRequest>,
     ) -> Result<Response<v1::GetSettingsReply>, Status> {
         let request = request.into_inner();
-        let values = request.values.into_iter().collect();
-        let reply = settings::change(&self.shared, &request.group, values).await?;
+        let edit = Edit::Set(request.values.into_iter().collect());
+        let reply = settings::change(&self.shared, &request.group, &edit, request.dry_run).await?;
+        Ok(Response::new(reply))
+    }
+
+    async fn reset_settings(
+        &self,
+        request: Request<v1::ResetSettingsRequest>,
+    ) -> Result<Response<v1::GetSettingsReply>, Status> {
+        let request = request.into_inner();
+        let edit = Edit::Reset(request.names);
+        let reply = settings::change(&self.shared, &request.group, &edit, request.dry_run).await?;
         Ok(Response::new(reply))
     }
 

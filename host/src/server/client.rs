@@ -51,7 +51,7 @@ impl ClientService {
 
     /// Refused before anything is queued, let alone appended.
     fn check_size(&self, group: &GroupHandle, size_bytes: usize) -> Result<(), Fault> {
-        check_size(&self.shared, size_bytes).map_err(|fault| fault.of_group(group.name()))
+        check_size(group, size_bytes).map_err(|fault| fault.of_group(group.name()))
     }
 
     async fn forward_apply(
@@ -121,8 +121,8 @@ impl ClientService {
 }
 
 /// Checks a command against the size limit.
-fn check_size(shared: &Shared, size_bytes: usize) -> Result<(), Fault> {
-    let size_bytes_max = shared.context.settings().entry_size_bytes_max;
+fn check_size(group: &GroupHandle, size_bytes: usize) -> Result<(), Fault> {
+    let size_bytes_max = group.entry_size_bytes_max();
     if size_bytes <= size_bytes_max {
         return Ok(());
     }
@@ -168,7 +168,7 @@ async fn pump(
     let mut next = Some(first);
     while let Some(request) = next {
         let deadline = Instant::now() + STREAM_COMMAND_LIMIT;
-        let checked = check_size(&shared, request.command.len());
+        let checked = check_size(&group, request.command.len());
         let term = request.expected_term.map(Term);
         let one = checked.map(|()| (group.propose(request.command, term), deadline));
         if pending.send(one).await.is_err() {

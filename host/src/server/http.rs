@@ -3,11 +3,13 @@
 use super::metrics;
 use super::raft_stat::{self, Format};
 use super::{Shared, settings};
+use crate::node::overrides::Edit;
 use axum::Router;
 use axum::extract::{Path, Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use kontiki_proto::v1::GetSettingsReply;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::sync::atomic::Ordering;
@@ -138,7 +140,7 @@ fn page(format: Format, text: String) -> Response {
 }
 
 async fn flags(State(shared): State<Shared>) -> Response {
-    show_flags(&shared, |_| true).await
+    show_flags(&shared, |_| true)
 }
 
 async fn flag(
@@ -148,7 +150,7 @@ async fn flag(
 ) -> Response {
     match params.get("setvalue") {
         Some(value) => change_flags(&shared, [(name, value.clone())].into()).await,
-        None => show_flags(&shared, |flag| flag == name).await,
+        None => show_flags(&shared, |flag| flag == name),
     }
 }
 
@@ -175,31 +177,9 @@ async fn set_flags(State(shared): State<Shared>, body: String) -> Response {
     }
 }
 
-async fn show_flags(shared: &Shared, wanted: impl Fn(&str) -> bool) -> Response {
-    match settings::get(shared, "").await {
-        Ok(reply) => {
-            let mut text = String::new();
-            for setting in reply
-                .settings
-                .iter()
-                .filter(|setting| wanted(&setting.name))
-            {
-                let note = if setting.changeable {
-                    " (changeable)"
-                } else {
-                    ""
-                };
-                let _ = writeln!(
-                    text,
-                    "{} = {}  # {}; {}{note}",
-                    setting.name, setting.value, setting.help, setting.range
-                );
-            }
-            match text.is_empty() {
-                true => (StatusCode::NOT_FOUND, "there is no such flag\n").into_response(),
-                false => text.into_response(),
-            }
-        }
+fn show_flags(shared: &Shared, wanted: impl Fn(&str) -> bool) -> Response {
+    match settings::get(shared, "") {
+        Ok(reply) => flags_page(&reply, wanted),
         Err(fault) => (
             StatusCode::INTERNAL_SERVER_ERROR,
             fault.message().to_owned(),
@@ -210,8 +190,28 @@ async fn show_flags(shared: &Shared, wanted: impl Fn(&str) -> bool) -> Response 
 
 async fn change_flags(shared: &Shared, values: BTreeMap<String, String>) -> Response {
     let names: Vec<_> = values.keys().cloned().collect();
-    match settings::change(shared, "", values).await {
-        Ok(_) => show_flags(shared, |flag| names.iter().any(|name| name == flag)).await,
+    match settings::change(shared, "", &Edit::Set(values), false).await {
+        Ok(reply) => flags_page(&reply, |flag| names.iter().any(|name| name == flag)),
         Err(fault) => (StatusCode::BAD_REQUEST, format!("{}\n", fault.message())).into_response(),
+    }
+}
+
+fn flags_page(reply: &GetSettingsReply, wanted: impl Fn(&str) -> bool) -> Response {
+    let mut text = String::new();
+    for s in reply.settings.iter().filter(|s| wanted(&s.name)) {
+        let note = if s.changeable { " (changeable)" } else { "" };
+        let _ = writeln!(
+            text,
+            "{} = {}  # {}; {}{note}; default {}; from {}",
+            s.name, s.value, s.help, s.range, s.default_value, s.source
+        );
+    }
+    for skipped in &reply.skipped {
+        let (group, why) = (&skipped.group, &skipped.why);
+        let _ = writeln!(text, "# not yet in force for {group}: {why}");
+    }
+    match text.is_empty() {
+        true => (StatusCode::NOT_FOUND, "there is no such flag\n").into_response(),
+        false => text.into_response(),
     }
 }

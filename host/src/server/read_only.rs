@@ -24,7 +24,9 @@ pub(super) async fn set(
 ) -> Result<v1::SetReadOnlyReply, Fault> {
     let group = shared.group(&request.group)?;
     let set_here = group.control(Control::SetReadOnly(request.on)).await;
+    // In force first: a disk that fills up may refuse to keep it.
     set_here.map_err(|failure| shared.explain(&group, failure))?;
+    shared.context.keep_read_only(&group, request.on).await?;
     if !everywhere {
         return Ok(v1::SetReadOnlyReply::default());
     }

@@ -69,7 +69,6 @@ reasons! {
     NotVoter             FailedPrecondition "NOT_VOTER" 0,
     TransferTimedOut     FailedPrecondition "TRANSFER_TIMED_OUT" 0,
     PeerRefused          FailedPrecondition "PEER_REFUSED" 0,
-    SettingFixed         FailedPrecondition "SETTING_FIXED" 0,
     PluginFault          Internal           "PLUGIN_FAULT" 0,
     StorageFailed        Internal           "STORAGE_FAILED" 0,
     Internal             Internal           "INTERNAL" 0,
@@ -265,6 +264,7 @@ fn refusal(reason: &RejectReason) -> Reason {
         RejectReason::PeerUnreachable { .. } => Reason::PeerUnreachable,
         RejectReason::LeaderSilent { .. } => Reason::LeaderUnreachable,
         RejectReason::Invalid(_) => Reason::InvalidArgument,
+        RejectReason::Settings(_) => Reason::SettingInvalid,
         RejectReason::Stopping => Reason::ShuttingDown,
     }
 }

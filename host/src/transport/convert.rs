@@ -1,14 +1,15 @@
 //! Between the core's types and the protocol's. Total in both directions; what comes from the wire
 //! is checked, so that a hostile frame is an error here and never reaches the core.
 
+use crate::node::clock::micros;
 use kontiki_proto::v1;
 use kontiki_proto::v1::entry::{Internal, Kind};
 use kontiki_proto::v1::raft_message::Body;
 use kontiki_raft::{
     AppendEntries, AppendEntriesReply, Configuration, Echo, Entry, EntryKind, Heartbeat,
-    HeartbeatReply, HorizonNews, InstallSnapshot, InstallSnapshotReply, Instant, LogId, LogIndex,
-    MemberSet, Message, MessageBody, NodeId, ReadIndexReply, ReadIndexRequest, ReadMode,
-    RequestVote, RequestVoteReply, SnapshotMeta, Term, TimeoutNow, Token,
+    HeartbeatReply, HorizonNews, InstallSnapshot, InstallSnapshotReply, Instant, LeasePromise,
+    LogId, LogIndex, MemberSet, Message, MessageBody, NodeId, ReadIndexReply, ReadIndexRequest,
+    ReadMode, RequestVote, RequestVoteReply, SnapshotMeta, Term, TimeoutNow, Token,
 };
 use std::time::Duration;
 
@@ -65,6 +66,7 @@ pub fn message_to_wire(message: Message) -> v1::RaftMessage {
             index: m.index.0,
             conflict: m.conflict.map(log_id_to_wire),
             read_only: m.read_only,
+            promise: m.promise.map(promise_to_wire),
         }),
         MessageBody::Heartbeat(m) => Body::Heartbeat(v1::Heartbeat {
             commit: m.commit.0,
@@ -75,6 +77,7 @@ pub fn message_to_wire(message: Message) -> v1::RaftMessage {
             round: m.round,
             read_only: m.read_only,
             echo: m.echo.map(echo_to_wire),
+            promise: m.promise.map(promise_to_wire),
         }),
         MessageBody::InstallSnapshot(m) => Body::InstallSnapshot(v1::InstallSnapshot {
             snapshot: Some(snapshot_to_wire(&m.snapshot)),
@@ -104,6 +107,21 @@ pub fn message_to_wire(message: Message) -> v1::RaftMessage {
     }
 }
 
+fn promise_to_wire(promise: LeasePromise) -> v1::LeasePromise {
+    v1::LeasePromise {
+        span_us: micros(promise.span),
+        drift_us: micros(promise.drift),
+    }
+}
+
+/// Any span will do: the leader takes the shorter of it and its own election timeout.
+fn promise_from_wire(promise: v1::LeasePromise) -> LeasePromise {
+    LeasePromise {
+        span: Duration::from_micros(promise.span_us),
+        drift: Duration::from_micros(promise.drift_us),
+    }
+}
+
 /// Takes a message from its wire form.
 ///
 /// # Errors
@@ -128,6 +146,7 @@ pub fn message_from_wire(message: v1::RaftMessage) -> Result<Message> {
             index: index("index", m.index)?,
             conflict: m.conflict.map(log_id_from_wire).transpose()?,
             read_only: m.read_only,
+            promise: m.promise.map(promise_from_wire),
         }),
         Body::Heartbeat(m) => MessageBody::Heartbeat(Heartbeat {
             commit: index("commit", m.commit)?,
@@ -138,6 +157,7 @@ pub fn message_from_wire(message: v1::RaftMessage) -> Result<Message> {
             round: number("round", m.round)?,
             read_only: m.read_only,
             echo: m.echo.map(echo_from_wire),
+            promise: m.promise.map(promise_from_wire),
         }),
         Body::InstallSnapshot(m) => MessageBody::InstallSnapshot(InstallSnapshot {
             snapshot: snapshot_from_wire(present("snapshot", m.snapshot)?)?,
@@ -436,6 +456,10 @@ mod tests {
             index: LogIndex(2),
             conflict: Some(id(1, 1)),
             read_only: true,
+            promise: Some(LeasePromise {
+                span: Duration::from_micros(5),
+                drift: Duration::from_micros(2),
+            }),
         };
         let echo = Echo {
             incarnation: u64::MAX,
@@ -469,6 +493,7 @@ mod tests {
                 round: 2,
                 read_only: true,
                 echo: Some(echo),
+                promise: None,
             }),
             MessageBody::InstallSnapshot(InstallSnapshot { snapshot }),
             MessageBody::InstallSnapshotReply(installed),

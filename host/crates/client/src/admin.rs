@@ -258,24 +258,50 @@ impl<'a> Admin<'a> {
         Ok(reply.await?.settings)
     }
 
-    /// Changes settings of the answering node's replica of `group`, or of the node itself.
+    /// Changes settings of the answering node's replica of `group`, or of the node itself. The
+    /// answer shows them all; with `dry_run` as they would be, and nothing is changed.
     ///
     /// # Errors
-    /// If a name is unknown, a value out of range, or not changeable while running.
+    /// If a name is unknown or a value out of range; then nothing was changed.
     pub async fn set_settings(
         &self,
         group: &str,
         values: HashMap<String, String>,
-    ) -> Result<Vec<proto::Setting>> {
+        dry_run: bool,
+    ) -> Result<proto::GetSettingsReply> {
         let request = proto::SetSettingsRequest {
             group: group.to_owned(),
             values,
+            dry_run,
         };
         // Setting a value twice is setting it once.
-        let reply = self.read(None, request, |mut s, r| {
+        self.read(None, request, |mut s, r| {
             async move { s.set_settings(r).await }.boxed()
-        });
-        Ok(reply.await?.settings)
+        })
+        .await
+    }
+
+    /// Undoes what was set on the answering node while it ran, for its replica of `group` or for
+    /// the node itself; all of it if no name is given. With `dry_run` changes nothing.
+    ///
+    /// # Errors
+    /// If a name is unknown.
+    pub async fn reset_settings(
+        &self,
+        group: &str,
+        names: Vec<String>,
+        dry_run: bool,
+    ) -> Result<proto::GetSettingsReply> {
+        let request = proto::ResetSettingsRequest {
+            group: group.to_owned(),
+            names,
+            dry_run,
+        };
+        // Undoing twice is undoing once.
+        self.read(None, request, |mut s, r| {
+            async move { s.reset_settings(r).await }.boxed()
+        })
+        .await
     }
 
     /// Moves every leadership off the answering node, or undoes that; meant for [`Client::at`].

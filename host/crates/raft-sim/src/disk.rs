@@ -6,6 +6,7 @@ use kontiki_raft::{
     SnapshotMeta, Term, TermStart,
 };
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// A published snapshot: what Raft must know and the state itself.
 #[derive(Clone, Debug)]
@@ -26,6 +27,7 @@ pub struct Disk {
     base: u64,
     entries: Vec<Entry>,
     forced: Option<(LogIndex, Configuration)>,
+    promised_span: Option<Duration>,
     newest: Option<Snapshot>,
     previous: Option<Snapshot>,
     /// Compaction ordered but not possible yet, since the entry is not durable here.
@@ -104,6 +106,9 @@ impl Disk {
         self.entries.extend_from_slice(&persist.entries);
         if let Some(forced) = &persist.forced_configuration {
             self.forced = Some(forced.clone());
+        }
+        if let Some(span) = persist.promised_span {
+            self.promised_span = Some(span);
         }
         self.compact(self.compact_upto);
     }
@@ -223,6 +228,7 @@ impl Disk {
             snapshot: self.newest.as_ref().map(|s| s.meta.clone()),
             previous_snapshot: self.previous.as_ref().map(|s| s.meta.last_included),
             forced_configuration: self.forced.clone(),
+            promised_span: self.promised_span,
             tail: log[log.len() - tail_max.min(log.len())..].to_vec(),
             applied: self
                 .newest

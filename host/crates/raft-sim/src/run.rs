@@ -250,6 +250,7 @@ pub fn seeds_allowed(bug: PlantedBug) -> u64 {
         | PlantedBug::LeaseKeptAcrossTransfer
         | PlantedBug::LeaseWithoutDrift
         | PlantedBug::LeaseFromAckTime
+        | PlantedBug::LeaseFromOwnTimeout
         | PlantedBug::MembershipKeptAfterSnapshot
         | PlantedBug::QuotaKept
         | PlantedBug::CommitByOneHalf => 500,

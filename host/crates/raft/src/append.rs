@@ -75,6 +75,7 @@ impl Core {
             index: prev.index,
             conflict: Some(self.log.last_agreeing(prev.index, prev.term)),
             read_only: self.read_only,
+            promise: self.promise(),
         });
         self.send(to, body, out);
     }
@@ -86,6 +87,7 @@ impl Core {
             index: matched,
             conflict: None,
             read_only: self.read_only,
+            promise: self.promise(),
         });
         self.send_when_durable(matched, to, body, out);
     }

@@ -108,7 +108,7 @@ impl Core {
                 election_timeout,
                 max_clock_drift,
             } => self.on_set_timeouts(token, election_timeout, max_clock_drift, out),
-            Input::SetPriority(priority) => self.settings.priority = priority,
+            Input::SetSettings { token, settings } => self.on_set_settings(token, *settings, out),
             Input::SetReadOnly(read_only) => self.read_only = read_only,
             Input::ReadIndex { token, mode } => self.on_read_index(token, mode, out),
             Input::EntriesRead { read, result } => self.on_entries_read(read, result, out),
@@ -208,6 +208,12 @@ impl Core {
     #[must_use]
     pub fn failure(&self) -> Option<&'static str> {
         self.failure
+    }
+
+    /// The settings in force.
+    #[must_use]
+    pub fn settings(&self) -> &Settings {
+        &self.settings
     }
 
     pub(crate) fn next_number(&mut self) -> u64 {
@@ -345,6 +351,7 @@ impl Core {
             | Input::TransferLeadership { token, .. }
             | Input::Campaign { token }
             | Input::SetTimeouts { token, .. }
+            | Input::SetSettings { token, .. }
             | Input::ReadIndex { token, .. } => refuse(token),
             Input::Persisted { io } => {
                 self.disk.complete(io);

@@ -6,6 +6,7 @@
 use crate::{Effect, Effects, HardState, Instant, IoId, LogIndex, Persist, Term};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
+use core::time::Duration;
 
 /// Effects held back before messages are dropped.
 const HELD_MAX: usize = 16_384;
@@ -22,7 +23,7 @@ pub(crate) struct Disk {
     pending: VecDeque<Write>,
     /// Effects that wait until a write is durable, in the order in which they were pushed.
     held: Vec<(u64, Effect)>,
-    /// The write that holds the present term and vote.
+    /// The write that holds the present term, vote and longest promise.
     hard_state: u64,
 }
 
@@ -44,6 +45,12 @@ impl Disk {
 
     pub(crate) fn stage_hard_state(&mut self, hard_state: HardState) {
         self.stage().hard_state = Some(hard_state);
+        self.hard_state = self.staged_sequence();
+    }
+
+    /// Records the longest span promised; what promises it waits as for term and vote.
+    pub(crate) fn stage_promise(&mut self, span: Duration) {
+        self.stage().promised_span = Some(span);
         self.hard_state = self.staged_sequence();
     }
 
@@ -147,7 +154,7 @@ impl Disk {
             .map_or(self.staged_sequence(), |write| write.io.sequence)
     }
 
-    /// The write that holds the present term and vote.
+    /// The write that holds the present term, vote and longest promise.
     pub(crate) fn hard_state_sequence(&self) -> u64 {
         self.hard_state
     }

@@ -431,7 +431,7 @@ fn an_ordered_election_wins_against_a_live_leader_even_under_leases() {
 fn priority_zero_never_campaigns_but_can_be_ordered_to() {
     let mut cluster = Cluster::new(3);
     for id in 1..=3 {
-        cluster.give(id, Input::SetPriority(0));
+        cluster.set(id, |settings| settings.priority = 0);
     }
     cluster.run_ms(30_000);
     assert_eq!(cluster.leader(), None);

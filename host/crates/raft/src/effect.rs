@@ -2,9 +2,10 @@
 
 use crate::{
     Configuration, ConfigurationError, Entry, HardState, IoId, LogId, LogIndex, Message, NodeId,
-    ReadId, SnapshotMeta, Term, Token,
+    ReadId, SettingsError, SnapshotMeta, Term, Token,
 };
 use alloc::vec::Vec;
+use core::time::Duration;
 
 /// Effects in the order in which they are to be carried out.
 pub type Effects = Vec<Effect>;
@@ -88,6 +89,9 @@ pub struct Persist {
     pub entries: Vec<Entry>,
     /// A forced membership that overrides the log's up to this index (`reset_peers`).
     pub forced_configuration: Option<(LogIndex, Configuration)>,
+    /// The longest span for which a promise to a leader may still run. Written rarely: when leases
+    /// are first promised, and when the timers behind the promise change.
+    pub promised_span: Option<Duration>,
 }
 
 /// Committed entries to apply.
@@ -176,6 +180,9 @@ pub enum RejectReason {
     /// A value is outside its range.
     #[error("{0}")]
     Invalid(&'static str),
+    /// A setting is outside its range. Nothing was changed.
+    #[error(transparent)]
+    Settings(SettingsError),
     /// The replica is going down or has stopped after a failure. Nothing was appended.
     #[error("the replica is stopping")]
     Stopping,

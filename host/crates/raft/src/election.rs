@@ -72,19 +72,19 @@ impl Core {
     }
 
     fn on_election_timeout(&mut self, out: &mut Effects) {
-        let in_vote = self.campaign.as_ref().is_some_and(|c| !c.pre_vote);
-        self.campaign = None;
+        let vote = self.campaign.take().filter(|c| !c.pre_vote);
+        let disrupted = vote.as_ref().and_then(|vote| vote.disrupted);
         self.set_leader(None, StopReason::LeaderSilent, out);
         self.reset_election_timer();
         if !self.may_campaign() || self.settings.priority == 0 {
             return;
         }
-        if in_vote && !self.settings.step_down_on_vote_timeout {
-            self.start_vote(false, None, out);
-        } else if self.is_bound_by_lease(None) {
+        if self.is_bound_by_lease(disrupted) {
             // Nobody who heard the same leader may vote before; try when the lease is over.
             let spread = self.random.below(self.settings.election_timeout / 4);
             self.election_due = self.lease.until.plus(spread);
+        } else if vote.is_some() && !self.settings.step_down_on_vote_timeout {
+            self.start_vote(false, disrupted, out);
         } else {
             self.start_pre_vote(out);
         }

@@ -85,6 +85,7 @@ impl Core {
             index: crate::LogIndex(0),
             conflict: Some(LogId::default()),
             read_only: self.read_only,
+            promise: None,
         });
         self.send(leader, body, out);
     }
@@ -109,6 +110,7 @@ impl Core {
             round: heartbeat.round,
             read_only: self.read_only,
             echo: Some(self.echo()),
+            promise: self.promise(),
         });
         self.send(from, body, out);
     }

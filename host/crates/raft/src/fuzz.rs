@@ -6,10 +6,10 @@ use crate::testing::{Cluster, DiskImage, members};
 use crate::{
     AppendEntries, AppendEntriesReply, Configuration, ConfigurationChange, Core, Echo, Effect,
     Effects, Entry, EntryKind, Event, Heartbeat, HeartbeatReply, HorizonNews, Input,
-    InstallSnapshot, InstallSnapshotReply, Instant, IoId, LeaseStatus, LogId, LogIndex, MemberSet,
-    Message, MessageBody, NodeId, Proposal, ReadIndexReply, ReadIndexRequest, ReadMode, Recovered,
-    RequestVote, RequestVoteReply, Role, Settings, SnapshotMeta, Term, TimeoutNow, Token,
-    TransferTarget,
+    InstallSnapshot, InstallSnapshotReply, Instant, IoId, LeasePromise, LeaseStatus, LogId,
+    LogIndex, MemberSet, Message, MessageBody, NodeId, Proposal, ReadIndexReply, ReadIndexRequest,
+    ReadMode, Recovered, RequestVote, RequestVoteReply, Role, Settings, SnapshotMeta, Term,
+    TimeoutNow, Token, TransferTarget,
 };
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -312,6 +312,12 @@ fn entries(random: &mut Random, prev: LogId) -> Vec<Entry> {
     entries
 }
 
+fn promise(random: &mut Random) -> Option<LeasePromise> {
+    let span = random.below(Duration::from_secs(3));
+    let drift = random.below(Duration::from_secs(2));
+    chance(random, 50).then_some(LeasePromise { span, drift })
+}
+
 fn snapshot(random: &mut Random) -> SnapshotMeta {
     SnapshotMeta {
         last_included: id(random),
@@ -350,6 +356,7 @@ fn body(random: &mut Random) -> MessageBody {
             index: LogIndex(small(random)),
             conflict: chance(random, 50).then(|| id(random)),
             read_only: chance(random, 50),
+            promise: promise(random),
         }),
         5 => MessageBody::Heartbeat(Heartbeat {
             commit: LogIndex(small(random)),
@@ -364,6 +371,7 @@ fn body(random: &mut Random) -> MessageBody {
             round: small(random),
             read_only: chance(random, 50),
             echo: chance(random, 50).then(|| echo(random)),
+            promise: promise(random),
         }),
         7 => MessageBody::InstallSnapshot(InstallSnapshot {
             snapshot: snapshot(random),

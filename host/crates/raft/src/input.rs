@@ -2,8 +2,9 @@
 
 use crate::{
     ConfigurationChange, Entry, EntryKind, IoId, LogIndex, MemberSet, Message, NodeId, ReadId,
-    SnapshotMeta, Term, Token,
+    Settings, SnapshotMeta, Term, Token,
 };
+use alloc::boxed::Box;
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -56,7 +57,8 @@ pub enum Input {
         token: Token,
     },
     /// Change timers while running. With only the election timeout given, the sum of election
-    /// timeout and clock drift stays as it is, as in braft's one-argument form.
+    /// timeout and clock drift stays as it is, as in braft's one-argument form. Answered by `Done`
+    /// or `Rejected`.
     SetTimeouts {
         /// Names the request.
         token: Token,
@@ -65,8 +67,15 @@ pub enum Input {
         /// The new clock drift.
         max_clock_drift: Option<Duration>,
     },
-    /// Change election priority. Zero never campaigns of its own accord.
-    SetPriority(u32),
+    /// Put these settings in force while running, all of them or, if one is outside its range,
+    /// none. Any may change, on any member, in any order; [`Settings`] says from when each holds.
+    /// Answered by `Done` or `Rejected`.
+    SetSettings {
+        /// Names the request.
+        token: Token,
+        /// All settings, changed or not.
+        settings: Box<Settings>,
+    },
     /// Enter or leave read-only mode (braft's `enter_readonly_mode`).
     SetReadOnly(bool),
     /// Ask from which applied index a linearizable read may be served. Answered by

@@ -90,6 +90,7 @@ impl Core {
             return false;
         };
         let heard = leading.quorum_heard_at(now).unwrap_or(leading.since);
+        let heard = heard.max(leading.silence_from);
         leading.quorum_due = heard.plus(timeout);
         now >= leading.quorum_due
     }
@@ -154,6 +155,7 @@ impl Core {
         let sent_at = leading.round_sent_at(reply.round);
         let peer = &mut leading.peers[at];
         peer.heard(now, sent_at);
+        peer.promised(sent_at, reply.promise);
         peer.resume_probe(sent_at, patience);
         if reply.round >= peer.acked_round {
             peer.acked_round = reply.round;

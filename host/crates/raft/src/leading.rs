@@ -5,7 +5,7 @@ use crate::progress::Peer;
 use crate::quorum;
 use crate::read_index::Reads;
 use crate::transfer::Transfer;
-use crate::{Configuration, Instant, LogIndex, NodeId};
+use crate::{Configuration, Instant, LogIndex, NodeId, Settings};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -32,6 +32,8 @@ pub(crate) struct Leading {
     pub(crate) heartbeat_due: Instant,
     /// When to look again whether a quorum answers.
     pub(crate) quorum_due: Instant,
+    /// Silence before this does not count: the timers were changed then.
+    pub(crate) silence_from: Instant,
     /// Number of the latest heartbeat round.
     pub(crate) round: u64,
     /// Some of the latest rounds, and when they were sent; ascending.
@@ -57,6 +59,7 @@ impl Leading {
             since: now,
             heartbeat_due: now,
             quorum_due: now,
+            silence_from: now,
             round,
             rounds: VecDeque::new(),
             lease_from: now,
@@ -174,16 +177,26 @@ impl Leading {
         Some(self.rounds[at].1)
     }
 
+    /// The moment before which no quorum can vote for anybody else, none if there is none: see the
+    /// argument in `lease.rs`. The leader itself votes for nobody else while it leads.
+    pub(crate) fn lease_end(&self, settings: &Settings, now: Instant) -> Option<Instant> {
+        let own = settings.election_timeout;
+        let end = |peer: &Peer| {
+            let (sent_at, promise) = peer.promise().filter(|(at, _)| *at >= self.lease_from)?;
+            let drift = promise.drift.max(settings.max_clock_drift);
+            Some(sent_at.plus(own.min(promise.span.saturating_sub(drift))))
+        };
+        self.agreed(Some(now.plus(own)), end).flatten()
+    }
+
     /// The moment up to which a quorum is known to have followed: the latest send time that a
     /// quorum has answered, none if there is none. The leader itself follows `now`.
     pub(crate) fn quorum_sent_at(&self, now: Instant) -> Option<Instant> {
-        let floor = self.lease_from;
-        let fresh = |peer: &Peer| peer.acked_sent_at.filter(|&at| at >= floor);
-        self.agreed(Some(now), fresh).flatten()
+        self.agreed(Some(now), |peer| peer.acked_sent_at).flatten()
     }
 
-    /// As [`Self::quorum_sent_at`], but a peer that never answered counts from when it was added,
-    /// so that a new leader has time to hear from its quorum.
+    /// As [`Self::quorum_sent_at`], but a peer that never answered counts from when
+    /// it was added, so that a new leader has time to hear from its quorum.
     pub(crate) fn quorum_heard_at(&self, now: Instant) -> Option<Instant> {
         self.agreed(now, |peer| peer.acked_sent_at.unwrap_or(peer.since))
     }

@@ -94,8 +94,8 @@ pub use ids::{GroupId, Instant, IoId, LogId, LogIndex, NodeId, ReadId, Term, Tok
 pub use input::{Input, Proposal, ReadError, ReadMode, TransferTarget};
 pub use message::{
     AppendEntries, AppendEntriesReply, Echo, Heartbeat, HeartbeatReply, HorizonNews,
-    InstallSnapshot, InstallSnapshotReply, Message, MessageBody, ReadIndexReply, ReadIndexRequest,
-    RequestVote, RequestVoteReply, TimeoutNow,
+    InstallSnapshot, InstallSnapshotReply, LeasePromise, Message, MessageBody, ReadIndexReply,
+    ReadIndexRequest, RequestVote, RequestVoteReply, TimeoutNow,
 };
 #[cfg(feature = "planted-bugs")]
 pub use planted::PlantedBug;

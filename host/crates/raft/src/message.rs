@@ -101,6 +101,9 @@ pub struct AppendEntriesReply {
     pub conflict: Option<LogId>,
     /// The replica is in read-only mode.
     pub read_only: bool,
+    /// What the follower promises with this answer. Nothing if leases are off there, and from
+    /// peers that do not know the field: nothing said is nothing promised.
+    pub promise: Option<LeasePromise>,
 }
 
 /// A sign of life.
@@ -146,6 +149,20 @@ pub struct HeartbeatReply {
     pub read_only: bool,
     /// Comes back in the next heartbeat.
     pub echo: Option<Echo>,
+    /// What the follower promises with this answer. Nothing if leases are off there, and from
+    /// peers that do not know the field: nothing said is nothing promised.
+    pub promise: Option<LeasePromise>,
+}
+
+/// What a follower promises the leader whose message it answers: no vote for anybody else within
+/// `span`, by its own clock, from when it heard the message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeasePromise {
+    /// The whole span: the follower's election timeout plus its clock drift.
+    pub span: Duration,
+    /// The part of it that is the follower's clock drift. The leader takes off this or its own
+    /// drift, whichever is longer.
+    pub drift: Duration,
 }
 
 /// Offers a snapshot. The bytes are fetched outside the core.

@@ -77,6 +77,10 @@ bugs! {
     RemovedLeaderContinues,
     /// A restarted voter forgets the lease it may owe (trap 11).
     LeaseForgottenOnRestart,
+    /// The leader's lease lasts for its own election timeout, whatever its followers promised.
+    LeaseFromOwnTimeout,
+    /// The span promised to a leader is not on record after a restart.
+    PromiseNotRecorded,
     /// Read-only needs the leader *and* the majority to be read-only (trap 43).
     ReadOnlyAnd,
     /// The membership may change before an entry of the leader's term is committed (trap 2).

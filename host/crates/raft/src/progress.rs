@@ -1,6 +1,6 @@
 //! How far replication to one peer has come (etcd's `Progress`).
 
-use crate::{Echo, Instant, LogId, LogIndex, NodeId, PeerState, ReadId};
+use crate::{Echo, Instant, LeasePromise, LogId, LogIndex, NodeId, PeerState, ReadId};
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
@@ -29,8 +29,11 @@ pub(crate) struct Peer {
     /// Last index of a stream that was given up without a refusal: what it has above what matches
     /// may still be on its way. Zero otherwise.
     streamed_upto: LogIndex,
-    /// When the latest message it answered was *sent*: the lease counts from there (trap 11).
+    /// When the latest message it answered was *sent*.
     pub(crate) acked_sent_at: Option<Instant>,
+    /// What it promised with the answer to the latest message, and when that was *sent*: the lease
+    /// counts from there (trap 11).
+    promise: Option<(Instant, Option<LeasePromise>)>,
     /// Latest heartbeat round it answered.
     pub(crate) acked_round: u64,
     /// Its own note in that answer.
@@ -82,6 +85,7 @@ impl Peer {
             progressed_at: None,
             streamed_upto: LogIndex(0),
             acked_sent_at: None,
+            promise: None,
             acked_round: 0,
             echo: None,
             last_answer: None,
@@ -259,6 +263,23 @@ impl Peer {
     pub(crate) fn heard(&mut self, now: Instant, sent_at: Option<Instant>) {
         self.last_answer = Some(now);
         self.acked_sent_at = self.acked_sent_at.max(sent_at);
+    }
+
+    /// Takes note of what it promised with the answer to a message sent at `sent_at`. The word on
+    /// the latest message counts, also if it is less than was promised before: less is always safe.
+    pub(crate) fn promised(&mut self, sent_at: Option<Instant>, promise: Option<LeasePromise>) {
+        let Some(sent_at) = sent_at else {
+            return;
+        };
+        if self.promise.is_none_or(|(latest, _)| sent_at >= latest) {
+            self.promise = Some((sent_at, promise));
+        }
+    }
+
+    /// What it promised last, and when the message it answered was sent.
+    pub(crate) fn promise(&self) -> Option<(Instant, LeasePromise)> {
+        let (sent_at, promise) = self.promise?;
+        Some((sent_at, promise?))
     }
 
     /// Whether it answered within the last `span`.

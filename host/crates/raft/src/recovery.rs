@@ -2,6 +2,7 @@
 
 use crate::{Configuration, Entry, LogId, LogIndex, NodeId, Term};
 use alloc::vec::Vec;
+use core::time::Duration;
 
 /// Term and vote: one atomic durable record (Raft §5.1, Figure 2).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub struct Recovered {
     pub previous_snapshot: Option<LogId>,
     /// A membership forced by `reset_peers`, and the last index it overrides.
     pub forced_configuration: Option<(LogIndex, Configuration)>,
+    /// The longest span ever promised to a leader that may still run; none if none was recorded.
+    pub promised_span: Option<Duration>,
     /// Newest entries, as many as storage likes to hand over; a suffix of the log.
     pub tail: Vec<Entry>,
     /// Index up to which the state machine is known to be (snapshot loaded before the core began).

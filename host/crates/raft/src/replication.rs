@@ -194,6 +194,7 @@ impl Core {
         let was_probe = matches!(peer.flow, Flow::Probe { .. });
         let sent_at = peer.answered(reply.sequence);
         peer.heard(now, sent_at);
+        peer.promised(sent_at, reply.promise);
         match reply.conflict {
             None => peer.accepted(reply.index, log_start, sent_at.is_some(), now),
             // An answer to a message that is not under way any more says nothing new.

@@ -22,6 +22,7 @@ pub(crate) struct DiskImage {
     pub(crate) snapshot: Option<SnapshotMeta>,
     pub(crate) previous: Option<LogId>,
     pub(crate) forced: Option<(LogIndex, Configuration)>,
+    pub(crate) promised_span: Option<Duration>,
 }
 
 impl DiskImage {
@@ -29,6 +30,9 @@ impl DiskImage {
         if let Some(hard_state) = persist.hard_state {
             assert!(hard_state.term >= self.hard_state.term, "terms never fall");
             self.hard_state = hard_state;
+        }
+        if let Some(span) = persist.promised_span {
+            self.promised_span = Some(span);
         }
         if let Some(start) = persist.reset_log {
             self.start = start;
@@ -71,6 +75,7 @@ impl DiskImage {
             snapshot: self.snapshot.clone(),
             previous_snapshot: self.previous,
             forced_configuration: self.forced.clone(),
+            promised_span: self.promised_span,
             tail: self.entries.clone(),
             applied: snapshot_index.unwrap_or_default(),
         }
@@ -537,6 +542,15 @@ impl Cluster {
             }
         }
         panic!("no leader");
+    }
+
+    /// Changes settings of a running replica.
+    pub(crate) fn set(&mut self, id: u64, change: impl FnOnce(&mut Settings)) {
+        let token = self.token();
+        let mut settings = self.node(id).core.settings().clone();
+        change(&mut settings);
+        let settings = settings.into();
+        self.give(id, Input::SetSettings { token, settings });
     }
 
     pub(crate) fn token(&mut self) -> Token {

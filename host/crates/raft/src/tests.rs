@@ -458,7 +458,7 @@ fn shutdown_answers_everything_and_hands_over() {
 fn a_node_of_higher_priority_wins_where_its_vote_decides() {
     let mut cluster = Cluster::new(3);
     for id in 1..=2 {
-        cluster.give(id, Input::SetPriority(10));
+        cluster.set(id, |settings| settings.priority = 10);
     }
     cluster.cut.extend([(1, 2), (2, 1)]);
     assert_eq!(cluster.elect(), 3);

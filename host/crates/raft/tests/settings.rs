@@ -153,6 +153,7 @@ fn a_refused_append_is_sent_again() {
         index: LogIndex(2),
         conflict: Some(id(1, 1)),
         read_only: false,
+        promise: None,
     });
     let effects = node.receive(2, 1, refusal);
     let again = effects.appends();
@@ -266,7 +267,7 @@ fn a_leaders_timers_change_while_running() {
 fn a_node_without_priority_does_not_campaign() {
     let mut cluster = Cluster::of(3);
     for node in [2, 3] {
-        cluster.give(node, Input::SetPriority(0));
+        cluster.set(node, |settings| settings.priority = 0);
     }
     assert_eq!(cluster.await_leader(), 1);
     cluster.crash(1);
@@ -284,12 +285,12 @@ fn a_preferred_voter_leads_if_it_can() {
         // One of three is down, so that the two need each other's vote.
         let mut cluster = Setup::voters([other, 20, 30]).start();
         cluster.crash(30);
-        cluster.give(20, Input::SetPriority(200));
+        cluster.set(20, |settings| settings.priority = 200);
         assert_eq!(cluster.await_leader(), 20, "not {other}");
     }
     let mut cluster = Cluster::of(3);
     cluster.crash(2);
-    cluster.give(3, Input::SetPriority(200));
+    cluster.set(3, |settings| settings.priority = 200);
     cluster.drop_messages(|e| {
         e.from == NodeId(3) && matches!(e.message.body, MessageBody::RequestVote(_))
     });

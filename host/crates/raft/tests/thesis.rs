@@ -487,7 +487,7 @@ fn a_lease_answers_reads_at_once_until_it_ends() {
     let round = effects.heartbeats()[0].1.round;
     let sent_at = node.now;
     node.wait(ms(400));
-    node.receive(2, 1, say::heartbeat_ack(round));
+    node.receive(2, 1, say::promising_ack(round, 1_000, 1_000));
     let (token, effects) = node.read(ReadMode::Lease);
     assert_eq!(effects.read_index(token), Some(1));
     node.now = sent_at.plus(ms(999));

@@ -8,10 +8,12 @@
 //! state  group u64 BE | 3                            forced configuration: index u64 | configuration
 //! state  group u64 BE | 4 | index u64 BE             term of the run that begins at index
 //! state  group u64 BE | 5 | index u64 BE             configuration entry at index
+//! state  group u64 BE | 6                            longest span promised: microseconds u64
+//! state  group u64 BE | 7                            this replica's own record (body opaque)
 //! node   any text                                    node record (body opaque)
 //! ```
 //!
-//! Indexes 4 and 5 repeat what the log says, so that opening a group need not read its log; they
+//! Kinds 4 and 5 repeat what the log says, so that opening a group need not read its log; they
 //! are written in the same batch as the entries they describe.
 
 use crate::codec::{
@@ -20,6 +22,7 @@ use crate::codec::{
 };
 use crate::engine::Family;
 use kontiki_raft::{Configuration, GroupId, HardState, LogId, LogIndex, NodeId, Term};
+use std::time::Duration;
 
 /// Kinds of records in the `state` family; the byte after the group in the key.
 pub(crate) const GROUP_RECORD: u8 = 0;
@@ -28,6 +31,8 @@ pub(crate) const BOUNDS: u8 = 2;
 pub(crate) const FORCED_CONFIGURATION: u8 = 3;
 pub(crate) const TERM_START: u8 = 4;
 pub(crate) const CONFIGURATION: u8 = 5;
+pub(crate) const PROMISED_SPAN: u8 = 6;
+pub(crate) const OWN_RECORD: u8 = 7;
 
 /// Key of an entry.
 pub(crate) fn log_key(group: GroupId, index: LogIndex) -> [u8; 16] {
@@ -133,6 +138,19 @@ pub(crate) fn decode_forced(body: &[u8]) -> Result<(LogIndex, Configuration), Co
     let mut reader = Reader(body);
     let index = LogIndex(reader.u64()?);
     Ok((index, decode_configuration(reader.0)?))
+}
+
+/// Spans that a core promises are far below what microseconds in 64 bits hold.
+pub(crate) fn encode_span(span: Duration, out: &mut Vec<u8>) {
+    let micros = u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+    out.extend_from_slice(&micros.to_le_bytes());
+}
+
+pub(crate) fn decode_span(body: &[u8]) -> Result<Duration, CodecError> {
+    let mut reader = Reader(body);
+    let micros = reader.u64()?;
+    reader.end()?;
+    Ok(Duration::from_micros(micros))
 }
 
 pub(crate) fn decode_term(body: &[u8]) -> Result<Term, CodecError> {

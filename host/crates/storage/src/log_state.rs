@@ -5,15 +5,17 @@ use crate::codec::{encode_configuration, encode_entry};
 use crate::engine::{Batch, Engine, Family};
 use crate::error::StorageError;
 use crate::layout::{
-    BOUNDS, Bounds, CONFIGURATION, FORCED_CONFIGURATION, HARD_STATE, StateKey, TERM_START,
-    decode_bounds, decode_forced, decode_hard_state, decode_term, encode_bounds, encode_forced,
-    encode_hard_state, indexed_state_key, log_key, open_record, state_key,
+    BOUNDS, Bounds, CONFIGURATION, FORCED_CONFIGURATION, HARD_STATE, OWN_RECORD, PROMISED_SPAN,
+    StateKey, TERM_START, decode_bounds, decode_forced, decode_hard_state, decode_span,
+    decode_term, encode_bounds, encode_forced, encode_hard_state, encode_span, indexed_state_key,
+    log_key, open_record, state_key,
 };
 use kontiki_raft::{
     Configuration, Entry, EntryKind, GroupId, HardState, LogId, LogIndex, Persist, Term, TermStart,
 };
 use std::collections::BTreeMap;
 use std::ops::ControlFlow;
+use std::time::Duration;
 
 /// Entries removed one by one when a suffix is truncated; above it, one range delete. A range
 /// delete costs every later read of the neighbourhood a little, and a suffix is replaced at the
@@ -29,6 +31,7 @@ pub(crate) struct LogState {
     pub(crate) terms: Vec<TermStart>,
     pub(crate) configurations: BTreeMap<LogIndex, Configuration>,
     pub(crate) forced: Option<(LogIndex, Configuration)>,
+    pub(crate) promised_span: Option<Duration>,
 }
 
 impl LogState {
@@ -61,6 +64,9 @@ impl LogState {
             (HARD_STATE, None) => self.hard_state = decode_hard_state(body)?,
             (BOUNDS, None) => self.bounds = decode_bounds(body)?,
             (FORCED_CONFIGURATION, None) => self.forced = Some(decode_forced(body)?),
+            (PROMISED_SPAN, None) => self.promised_span = Some(decode_span(body)?),
+            // The host's; whoever wants it reads it.
+            (OWN_RECORD, None) => {}
             (TERM_START, Some(index)) => {
                 let term = decode_term(body)?;
                 self.terms.push(TermStart { index, term });
@@ -116,6 +122,9 @@ impl LogState {
         write.entries.iter().for_each(|entry| change.append(entry));
         if let Some((index, configuration)) = &write.forced_configuration {
             change.force_configuration(*index, configuration);
+        }
+        if let Some(span) = write.promised_span {
+            change.set_promised_span(span);
         }
         let log_changed =
             write.reset_log.is_some() || write.truncate_from.is_some() || !write.entries.is_empty();
@@ -229,6 +238,8 @@ fn damaged_state(group: GroupId, key: &[u8], error: &CodecError) -> StorageError
         Some(FORCED_CONFIGURATION) => "forced configuration",
         Some(TERM_START) => "record of a term's start",
         Some(CONFIGURATION) => "record of a configuration",
+        Some(PROMISED_SPAN) => "record of the span promised",
+        Some(OWN_RECORD) => "the replica's own record",
         _ => "state record of unknown kind",
     };
     let index = parsed.and_then(|key| key.index);
@@ -256,6 +267,11 @@ impl LogChange<'_> {
     fn set_hard_state(&mut self, hard_state: HardState) {
         self.state.hard_state = hard_state;
         self.put_state(HARD_STATE, |out| encode_hard_state(hard_state, out));
+    }
+
+    fn set_promised_span(&mut self, span: Duration) {
+        self.state.promised_span = Some(span);
+        self.put_state(PROMISED_SPAN, |out| encode_span(span, out));
     }
 
     fn force_configuration(&mut self, index: LogIndex, configuration: &Configuration) {

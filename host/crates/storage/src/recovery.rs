@@ -37,6 +37,7 @@ pub(crate) fn recover(
         terms: clip_terms(state.terms, log_start.index),
         configurations: state.configurations.into_iter().collect(),
         forced_configuration: state.forced,
+        promised_span: state.promised_span,
         tail,
         ..Recovered::default()
     })

@@ -58,7 +58,20 @@ pub trait Storage: Send + Sync {
     /// `UnknownGroup`, or a failed write.
     fn update_group(&self, record: &GroupRecord) -> Result<(), StorageError>;
 
-    /// Forgets a replica: its record, log and state, at once and together. Durable on return.
+    /// What the host keeps of this replica alone, apart from what all replicas of the group have in
+    /// common; nothing if it never wrote any.
+    ///
+    /// # Errors
+    /// `Closed`, `Damaged`, `Io`.
+    fn own_record(&self, id: GroupId) -> Result<Option<Vec<u8>>, StorageError>;
+
+    /// Replaces the replica's own record. Durable on return.
+    ///
+    /// # Errors
+    /// `UnknownGroup`, or a failed write.
+    fn put_own_record(&self, id: GroupId, body: &[u8]) -> Result<(), StorageError>;
+
+    /// Forgets a replica: its records, log and state, at once and together. Durable on return.
     ///
     /// # Errors
     /// `UnknownGroup`, or a failed write.

@@ -2,7 +2,7 @@
 
 use crate::engine::{Engine, Family};
 use crate::error::StorageError;
-use crate::layout::{GROUP_RECORD, StateKey, open_record};
+use crate::layout::{GROUP_RECORD, OWN_RECORD, StateKey, open_record, state_key};
 use crate::metrics::StorageMetrics;
 use crate::reclaim;
 use crate::recovery::{read_entries, recover};
@@ -111,6 +111,21 @@ impl Storage for Store {
 
     fn update_group(&self, record: &GroupRecord) -> Result<(), StorageError> {
         self.request(|reply| Job::Update(record.clone(), reply))
+    }
+
+    fn own_record(&self, id: GroupId) -> Result<Option<Vec<u8>>, StorageError> {
+        let key = state_key(id, OWN_RECORD);
+        let Some(record) = self.engine()?.read(Family::State, &key)? else {
+            return Ok(None);
+        };
+        let body = open_record(Family::State, &key, &record);
+        let body = body.map_err(|error| StorageError::damaged(id, None, error))?;
+        Ok(Some(body.to_vec()))
+    }
+
+    fn put_own_record(&self, id: GroupId, body: &[u8]) -> Result<(), StorageError> {
+        let body = body.to_vec();
+        self.request(|reply| Job::PutOwnRecord(id, body, reply))
     }
 
     fn remove_group(&self, id: GroupId) -> Result<(), StorageError> {

@@ -2,7 +2,7 @@
 
 use crate::engine::{Batch, Engine, Family};
 use crate::error::StorageError;
-use crate::layout::{GROUP_RECORD, log_key, state_key};
+use crate::layout::{GROUP_RECORD, OWN_RECORD, log_key, state_key};
 use crate::log_state::LogState;
 use crate::metrics::Counters;
 use crate::reclaim::Compacted;
@@ -31,6 +31,7 @@ pub(crate) enum Job {
     },
     Create(GroupRecord, Reply),
     Update(GroupRecord, Reply),
+    PutOwnRecord(GroupId, Vec<u8>, Reply),
     Remove(GroupId, Reply),
     PutNodeRecord {
         key: String,
@@ -177,6 +178,10 @@ impl Writer {
                 let result = failed.and_then(|()| self.update(&record));
                 (Waiter::Reply(reply), result)
             }
+            Job::PutOwnRecord(group, body, reply) => {
+                let result = failed.and_then(|()| self.put_own_record(group, &body));
+                (Waiter::Reply(reply), result)
+            }
             Job::Remove(group, reply) => {
                 let result = failed.and_then(|()| self.remove(group));
                 (Waiter::Reply(reply), result)
@@ -305,6 +310,16 @@ impl Writer {
             }
             false => Err(StorageError::UnknownGroup { group }),
         }
+    }
+
+    fn put_own_record(&mut self, group: GroupId, body: &[u8]) -> Result<(), StorageError> {
+        if !self.is_registered(group)? {
+            return Err(StorageError::UnknownGroup { group });
+        }
+        let key = state_key(group, OWN_RECORD);
+        self.batch
+            .put(Family::State, &key, |out| out.extend_from_slice(body));
+        Ok(())
     }
 
     fn put_group_record(&mut self, record: &GroupRecord) {

@@ -8,6 +8,7 @@ mod support;
 use kontiki_raft::{GroupId, HardState, IoId, LogId, LogIndex, NodeId, Persist, Term, TermStart};
 use kontiki_storage::{Storage, StorageError, StorageUri, open};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 use support::{
     GROUP, append, configuration_entry, entries, entry, options, persist, record, submit, vote,
     voters,
@@ -88,6 +89,8 @@ conformance! {
     truncation_drops_what_was_indexed_behind_it,
     reset_begins_a_new_log,
     forced_configuration_survives,
+    promised_span_survives_and_may_shrink,
+    own_record_survives_apart_from_the_group_record,
     tail_is_a_suffix_within_the_limit,
     reads_stop_at_size_and_end_but_give_one,
     compaction_moves_the_beginning,
@@ -161,6 +164,37 @@ fn hard_state_survives(bed: Bed) {
         voted_for: Some(NodeId(12)),
     };
     assert_eq!(bed.recover().hard_state, expected);
+}
+
+fn promised_span_survives_and_may_shrink(bed: Bed) {
+    let mut bed = bed.with_group();
+    assert_eq!(bed.recover().promised_span, None);
+    for seconds in [5, 2] {
+        let promised_span = Some(Duration::from_secs(seconds));
+        bed.persist(Persist {
+            promised_span,
+            ..Persist::default()
+        });
+        bed.reopen();
+        assert_eq!(bed.recover().promised_span, promised_span);
+    }
+}
+
+fn own_record_survives_apart_from_the_group_record(bed: Bed) {
+    let mut bed = bed.with_group();
+    assert_eq!(bed.storage.own_record(GROUP).unwrap(), None);
+    let unknown = bed.storage.put_own_record(GroupId(7), b"x");
+    assert!(matches!(unknown, Err(StorageError::UnknownGroup { .. })));
+    bed.storage.put_own_record(GROUP, b"mine").unwrap();
+    bed.storage.update_group(&record(GROUP, "changed")).unwrap();
+    bed.reopen();
+    let found = bed.storage.own_record(GROUP).unwrap();
+    assert_eq!(found.as_deref(), Some(&b"mine"[..]));
+    assert_eq!(bed.storage.groups().unwrap(), [record(GROUP, "changed")]);
+    assert_eq!(bed.recover().last, LogId::default());
+    bed.storage.remove_group(GROUP).unwrap();
+    bed.storage.create_group(&record(GROUP, "again")).unwrap();
+    assert_eq!(bed.storage.own_record(GROUP).unwrap(), None);
 }
 
 fn entries_survive_with_terms_and_configurations(bed: Bed) {

@@ -16,7 +16,7 @@ use super::waiting::{Waiter, Waiting, sweep};
 use crate::transport::Transport;
 use kontiki_raft::{
     Core, Effect, Effects, EntryKind, Event, GroupId, Horizon, Input, IoId, Message, NodeId,
-    Persist, Proposal, ReadError, ReadId, ReadMode, RejectReason, Role, SnapshotMeta,
+    Persist, Proposal, ReadError, ReadId, ReadMode, RejectReason, Role, Settings, SnapshotMeta,
 };
 use kontiki_storage::{Storage, StorageError};
 use std::collections::BTreeSet;
@@ -75,12 +75,27 @@ pub(crate) struct State {
     horizon: Option<Horizon>,
     removed: bool,
     stopping: bool,
+    /// The replica was read-only when it ran last.
+    begins_read_only: bool,
+}
+
+impl State {
+    /// Before the first round.
+    pub(crate) fn starting(begins_read_only: bool) -> Self {
+        Self {
+            begins_read_only,
+            ..Self::default()
+        }
+    }
 }
 
 impl Group {
     /// Runs until told to stop.
     pub(crate) async fn run(mut self) {
         let mut sweep_at = tokio::time::Instant::now() + SWEEP_INTERVAL;
+        if self.state.begins_read_only {
+            self.handle(Input::SetReadOnly(true));
+        }
         self.refresh_brief();
         while !self.state.stopping {
             let deadline = self.core.next_deadline().map(|at| self.clock.to_tokio(at));
@@ -271,7 +286,7 @@ impl Group {
                 self.state.waiting.insert(token, Waiter::Order(reply));
                 self.handle(order_input(order, token));
             }
-            Control::SetPriority(priority) => self.handle(Input::SetPriority(priority)),
+            Control::SetPriority(priority) => self.set_priority(priority),
             Control::SetReadOnly(on) => self.handle(Input::SetReadOnly(on)),
             Control::Status(reply) => drop(reply.send(Box::new(self.status()))),
             Control::Unreachable(peer) => self.handle(Input::PeerUnreachable { peer }),
@@ -280,6 +295,17 @@ impl Group {
                 self.state.stopping = true;
             }
         }
+    }
+
+    /// Beside what the settings say; nobody waits for it.
+    fn set_priority(&mut self, priority: u32) {
+        let token = self.state.tokens.next();
+        let settings = Settings {
+            priority,
+            ..self.core.settings().clone()
+        };
+        let settings = settings.into();
+        self.handle(Input::SetSettings { token, settings });
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -509,6 +535,9 @@ impl Group {
         self.shared
             .waiting
             .store(self.state.waiting.len() as u64, Ordering::Relaxed);
+        self.shared
+            .entry_size_bytes_max
+            .store(self.core.settings().entry_size_bytes_max, Ordering::Relaxed);
         self.brief.send_if_modified(|old| {
             let changed =
                 (old.role, old.term, old.leader) != (brief.role, brief.term, brief.leader);
@@ -528,14 +557,7 @@ fn order_input(order: Order, token: kontiki_raft::Token) -> Input {
         Order::ResetPeers(members) => Input::ResetPeers { token, members },
         Order::Transfer(target) => Input::TransferLeadership { token, target },
         Order::Campaign => Input::Campaign { token },
-        Order::SetTimeouts {
-            election_timeout,
-            max_clock_drift,
-        } => Input::SetTimeouts {
-            token,
-            election_timeout,
-            max_clock_drift,
-        },
+        Order::SetSettings(settings) => Input::SetSettings { token, settings },
     }
 }
 

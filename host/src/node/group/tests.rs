@@ -42,6 +42,14 @@ impl Storage for Disk {
         self.inner.update_group(record)
     }
 
+    fn own_record(&self, id: GroupId) -> Result<Option<Vec<u8>>, StorageError> {
+        self.inner.own_record(id)
+    }
+
+    fn put_own_record(&self, id: GroupId, body: &[u8]) -> Result<(), StorageError> {
+        self.inner.put_own_record(id, body)
+    }
+
     fn remove_group(&self, id: GroupId) -> Result<(), StorageError> {
         self.inner.remove_group(id)
     }
@@ -182,6 +190,7 @@ fn bench(voters: u64) -> Bench {
         brief: watched,
         commands_budget: Budget::new(64, 1 << 20),
         queries_budget: Budget::new(64, 1 << 20),
+        own: Mutex::default(),
     };
     Bench {
         handle: GroupHandle {
@@ -301,6 +310,7 @@ async fn a_flood_of_messages_does_not_keep_the_group_from_its_timers() {
                 round: 1,
                 read_only: false,
                 echo: None,
+                promise: None,
             }),
         };
         while !stop.load(Ordering::Acquire) {

@@ -361,6 +361,13 @@ impl Admin for Service {
         Err(Status::unimplemented("not in this fake"))
     }
 
+    async fn reset_settings(
+        &self,
+        _: Request<proto::ResetSettingsRequest>,
+    ) -> Result<Response<proto::GetSettingsReply>, Status> {
+        Err(Status::unimplemented("not in this fake"))
+    }
+
     async fn drain(
         &self,
         _: Request<proto::DrainRequest>,

@@ -291,6 +291,7 @@ mod tests {
             index: LogIndex(index),
             conflict: None,
             read_only: false,
+            promise: None,
         };
         message(term, MessageBody::AppendEntriesReply(reply))
     }

@@ -365,6 +365,7 @@ mod tests {
             round: 1,
             read_only: false,
             echo: None,
+            promise: None,
         };
         let reply = Message {
             term: Term(1),

@@ -123,7 +123,7 @@ impl Stage {
                 self.judge()?.set_read_only(node as usize - 1, read_only);
                 Input::SetReadOnly(read_only)
             }
-            "priority" => Input::SetPriority(number(second()?)? as u32),
+            "priority" => self.priority(node, number(second()?)? as u32)?,
             "unreachable" => Input::PeerUnreachable {
                 peer: NodeId(number(second()?)?),
             },
@@ -139,6 +139,18 @@ impl Stage {
             _ => return Err(format!("there is no command '{name}'")),
         };
         self.input(node, input)
+    }
+
+    fn priority(&mut self, node: u64, priority: u32) -> Result<Input, String> {
+        let token = self.token();
+        let core = self.actor(node)?.core.as_ref();
+        let core = core.ok_or_else(|| format!("node {node} is down"))?;
+        let settings = Settings {
+            priority,
+            ..core.settings().clone()
+        };
+        let settings = settings.into();
+        Ok(Input::SetSettings { token, settings })
     }
 
     fn proposals(&mut self, texts: &[&str]) -> Input {

@@ -106,8 +106,10 @@ impl World {
     /// last fault (a stalled disk, a late message) may last.
     fn leader_limit(&self) -> u64 {
         let drift = self.plan.settings.max_clock_drift.as_micros() as u64;
+        let promised = self.nodes.iter().map(|node| node.promised_us).max();
+        let honoured = (self.timeout_us() + drift).max(promised.unwrap_or(0));
         let timeout = self.timeout_us() + self.plan.latency_us.1 + 2 * self.plan.disk_us.1;
-        10 * timeout + self.timeout_us() + drift + self.plan.completion_delay_us * 10
+        10 * timeout + honoured + self.plan.completion_delay_us * 10
     }
 
     /// Time to bring the last node up to date with the narrowest windows.
@@ -182,7 +184,9 @@ impl World {
             }
             self.oracle.set_read_only(n, false);
             self.input(n, Input::SetReadOnly(false))?;
-            self.input(n, Input::SetPriority(100))?;
+            let usual = self.plan.settings.clone();
+            self.nodes[n].timeout_us = usual.election_timeout.as_micros() as u64;
+            self.set(n, |settings| *settings = usual)?;
         }
         Ok(())
     }

@@ -2,9 +2,10 @@
 //! the same order, whatever it was.
 
 use kontiki_raft::{
-    AppendEntries, Effect, Event, HardState, Input, IoId, LogId, Message, MessageBody, NodeId,
-    Persist, RequestVote, RequestVoteReply,
+    AppendEntries, Effect, Event, HardState, HorizonNews, Input, IoId, LeasePromise, LogId,
+    Message, MessageBody, NodeId, Persist, RequestVote, RequestVoteReply,
 };
+use std::time::Duration;
 
 /// Folds a word into a hash: cheap, and sensitive to order. The trace mixes the result.
 fn fold(words: &[u64]) -> u64 {
@@ -48,7 +49,6 @@ pub(super) fn of_input(input: &Input) -> u64 {
         Input::SnapshotSaved { snapshot } => fold(&[10, id(snapshot.last_included)]),
         Input::SnapshotInstalled { snapshot } => fold(&[11, id(snapshot.last_included)]),
         Input::SnapshotFailed { snapshot } => fold(&[12, id(snapshot.last_included)]),
-        Input::SetPriority(priority) => fold(&[13, u64::from(*priority)]),
         Input::SetReadOnly(read_only) => fold(&[14, u64::from(*read_only)]),
         Input::PeerUnreachable { peer } => fold(&[15, peer.0]),
         Input::Shutdown => 16,
@@ -57,7 +57,8 @@ pub(super) fn of_input(input: &Input) -> u64 {
         | Input::ResetPeers { token, .. }
         | Input::TransferLeadership { token, .. }
         | Input::Campaign { token }
-        | Input::SetTimeouts { token, .. } => fold(&[17, token.0]),
+        | Input::SetTimeouts { token, .. }
+        | Input::SetSettings { token, .. } => fold(&[17, token.0]),
     }
 }
 
@@ -106,10 +107,25 @@ fn of_message(message: &Message) -> u64 {
         MessageBody::AppendEntriesReply(reply) => {
             let conflict = reply.conflict.map_or(0, |hint| id(hint) + 1);
             let read_only = u64::from(reply.read_only);
-            fold(&[4, reply.sequence, reply.index.0, conflict, read_only])
+            let promise = of_promise(reply.promise);
+            fold(&[
+                4,
+                reply.sequence,
+                reply.index.0,
+                conflict,
+                read_only,
+                promise,
+            ])
         }
-        MessageBody::Heartbeat(heartbeat) => fold(&[5, heartbeat.round, heartbeat.commit.0]),
-        MessageBody::HeartbeatReply(reply) => fold(&[6, reply.round, u64::from(reply.read_only)]),
+        MessageBody::Heartbeat(heartbeat) => {
+            let horizon = heartbeat.horizon.map_or(0, of_horizon);
+            fold(&[5, heartbeat.round, heartbeat.commit.0, horizon])
+        }
+        MessageBody::HeartbeatReply(reply) => {
+            let echo = reply.echo.map_or(0, |echo| echo.incarnation ^ echo.at.0);
+            let read_only = u64::from(reply.read_only);
+            fold(&[6, reply.round, read_only, echo, of_promise(reply.promise)])
+        }
         MessageBody::InstallSnapshot(install) => fold(&[7, id(install.snapshot.last_included)]),
         MessageBody::InstallSnapshotReply(reply) => {
             fold(&[8, id(reply.last_included), u64::from(reply.installed)])
@@ -122,6 +138,18 @@ fn of_message(message: &Message) -> u64 {
         }
     };
     fold(&[message.term.0, body])
+}
+
+fn of_promise(promise: Option<LeasePromise>) -> u64 {
+    let micros = |span: Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+    promise.map_or(0, |promise| {
+        fold(&[micros(promise.span), micros(promise.drift)])
+    })
+}
+
+fn of_horizon(news: HorizonNews) -> u64 {
+    let age = u64::try_from(news.age.as_micros()).unwrap_or(u64::MAX);
+    fold(&[news.commit.0, age, news.echo.incarnation ^ news.echo.at.0])
 }
 
 fn of_request(request: &RequestVote) -> u64 {
@@ -168,6 +196,8 @@ mod tests {
         let body = MessageBody::HeartbeatReply(HeartbeatReply {
             round,
             read_only: false,
+            echo: None,
+            promise: None,
         });
         let term = Term(term);
         Effect::Send {

@@ -58,7 +58,10 @@ impl World {
                 self.write(n, persist);
                 Ok(())
             }
-            Effect::Send { to, message } => self.send(n, to, message),
+            Effect::Send { to, message } => {
+                self.note_promise(n, &message);
+                self.send(n, to, message)
+            }
             Effect::ReadEntries {
                 read,
                 first,
@@ -88,8 +91,12 @@ impl World {
                 self.serve_reads(n)
             }
             Effect::Event(event) => {
-                if matches!(event, kontiki_raft::Event::Failed { .. }) {
-                    self.on_core_failed(n);
+                match event {
+                    kontiki_raft::Event::Failed { .. } => self.on_core_failed(n),
+                    kontiki_raft::Event::StartedFollowing { term, .. } => {
+                        self.hears_leader(n, term)
+                    }
+                    _ => {}
                 }
                 self.oracle.event(n, &event)
             }

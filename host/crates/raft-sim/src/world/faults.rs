@@ -221,7 +221,7 @@ impl World {
             Strike::Priority => {
                 self.counters.priorities_changed += 1;
                 let priority = self.random.pick(&[0, 50, 100, 100, 200]);
-                self.input(n, Input::SetPriority(priority))
+                self.set(n, |settings| settings.priority = priority)
             }
             Strike::Shutdown => {
                 self.counters.shutdowns += 1;

@@ -7,7 +7,7 @@ use crate::machine::Machine;
 use crate::members::{Members, Set};
 use crate::oracle::Check;
 use crate::oracle::View;
-use kontiki_raft::{Core, Instant, LogId, Term};
+use kontiki_raft::{Core, Instant, LogId, Message, MessageBody, Term};
 
 impl World {
     pub(super) fn draw_clock(&mut self) -> Clock {
@@ -51,11 +51,43 @@ impl World {
         let is_new = recovered.hard_state.term == Term(0)
             && recovered.last == LogId::default()
             && recovered.snapshot.is_none();
-        if self.plan.settings.leader_lease && !is_new {
-            let lease = self.plan.settings.election_timeout.as_micros() as u64;
-            self.oracle.bind(n, node.clock.when(local.0 + lease));
+        if !is_new {
+            let lease = match self.plan.settings.leader_lease {
+                true => self.plan.settings.election_timeout.as_micros() as u64,
+                false => 0,
+            };
+            let bound = node.clock.when(local.0 + lease).max(node.counted_on.1);
+            self.oracle.bind(n, bound);
         }
         self.oracle.opened(n, &recovered, view)
+    }
+
+    /// Remembers what a follower promises with an answer: whatever happens to it, its leader counts
+    /// on that for the span less the drift, on the slowest clock.
+    pub(super) fn note_promise(&mut self, n: usize, message: &Message) {
+        let promise = match &message.body {
+            MessageBody::HeartbeatReply(reply) => reply.promise,
+            MessageBody::AppendEntriesReply(reply) => reply.promise,
+            _ => None,
+        };
+        let Some(promise) = promise else {
+            return;
+        };
+        let counted = promise.span.saturating_sub(promise.drift).as_micros() as u64;
+        let until = self.now + counted * 1_000 / self.plan.clock_rates.0;
+        let node = &mut self.nodes[n];
+        node.counted_on = match node.counted_on {
+            (term, earlier) if term == message.term => (term, earlier.max(until)),
+            _ => (message.term, until),
+        };
+    }
+
+    /// A leader of a later term could not have been elected while an earlier one counted on `n`.
+    pub(super) fn hears_leader(&mut self, n: usize, term: Term) {
+        let node = &mut self.nodes[n];
+        if term > node.counted_on.0 {
+            node.counted_on = (term, 0);
+        }
     }
 
     /// The process dies at once, and what was not synced may be lost.

@@ -4,7 +4,7 @@ use super::Happening;
 use crate::clock::Clock;
 use crate::disk::{Disk, Snapshot};
 use crate::machine::Machine;
-use kontiki_raft::{ApplyBatch, Core, LogIndex, MemberSet, NodeId, SnapshotMeta};
+use kontiki_raft::{ApplyBatch, Core, LogIndex, MemberSet, NodeId, SnapshotMeta, Term};
 use std::collections::VecDeque;
 
 /// Something for the state machine to do, in order.
@@ -61,6 +61,10 @@ pub(super) struct Node {
     pub(super) fail_next_write: bool,
     /// Election timeout in force, for the liveness phase.
     pub(super) timeout_us: u64,
+    /// The longest span it was ever set to promise a leader.
+    pub(super) promised_us: u64,
+    /// Until when, at least, the leader of this term may count on what it was promised.
+    pub(super) counted_on: (Term, u64),
 }
 
 impl Node {
@@ -92,6 +96,8 @@ impl Node {
             stalled_until: 0,
             fail_next_write: false,
             timeout_us,
+            promised_us: 0,
+            counted_on: (Term(0), 0),
         }
     }
 

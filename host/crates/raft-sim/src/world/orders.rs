@@ -5,7 +5,7 @@ use crate::members::{Members, Set, bit};
 use crate::oracle::{Answer, Ask, Check};
 use crate::require;
 use kontiki_raft::{
-    ConfigurationChange, Input, MemberSet, NodeId, RejectReason, Token, TransferTarget,
+    ConfigurationChange, Input, MemberSet, NodeId, RejectReason, Settings, Token, TransferTarget,
 };
 use std::time::Duration;
 
@@ -24,6 +24,7 @@ pub(super) enum Order {
     Transfer,
     Campaign,
     Timeouts,
+    Settings,
     Reset,
 }
 
@@ -192,39 +193,99 @@ impl World {
         self.order(n, Order::Campaign, |token| Input::Campaign { token })
     }
 
-    /// Changes timers on one node, or on all; only so that leases stay safe: a leader's timeout on
-    /// the slowest clock within any follower's timeout plus drift on the fastest.
+    /// Changes timers on some nodes or on all, to the same or to each its own, up or down by as much
+    /// as ten times, and leases on some. What an operator must keep to is kept: each node's drift
+    /// covers what clocks may differ by within that node's own timeout. Nothing relates two nodes.
     pub(super) fn order_timeouts(&mut self) -> Check {
-        let base = &self.plan.settings;
-        let timeout_us = base.election_timeout.as_micros() as u64;
-        let sum_us = timeout_us + base.max_clock_drift.as_micros() as u64;
-        let (slow, fast) = self.plan.clock_rates;
-        let longest = sum_us * slow / fast;
-        let new_us = self
-            .random
-            .between((timeout_us / 2).max(20_000), longest.max(20_000));
-        let drift = self
-            .random
-            .chance(500_000)
-            .then(|| sum_us.saturating_sub(new_us));
-        let well = self.well();
         let all = self.random.chance(500_000);
-        for n in numbers(well) {
-            if !all && self.random.chance(500_000) {
+        let each_its_own = self.random.chance(500_000);
+        let mut timers = self.draw_timers();
+        for n in numbers(self.well()) {
+            if (!all && self.random.chance(500_000)) || !self.nodes[n].is_well() {
                 continue;
             }
-            if !self.nodes[n].is_well() {
-                continue;
+            if each_its_own {
+                timers = self.draw_timers();
             }
             self.counters.timeouts_changed += 1;
-            self.nodes[n].timeout_us = new_us;
-            self.order(n, Order::Timeouts, |token| Input::SetTimeouts {
-                token,
-                election_timeout: Duration::from_micros(new_us),
-                max_clock_drift: drift.map(Duration::from_micros),
-            })?;
+            if self.random.chance(400_000) {
+                self.order_settings(n, timers)?;
+            } else {
+                self.order_timers(n, timers)?;
+            }
         }
         Ok(())
+    }
+
+    /// An election timeout, and a drift that is enough for it.
+    fn draw_timers(&mut self) -> (u64, u64) {
+        let base_us = self.plan.settings.election_timeout.as_micros() as u64;
+        let factor = self.random.between(1, 10);
+        let timeout_us = match self.random.below(2) {
+            0 => base_us * factor,
+            _ => (base_us / factor).max(20_000),
+        };
+        let spare_us = self.random.below(base_us);
+        (timeout_us, self.least_drift_us(timeout_us) + spare_us)
+    }
+
+    /// What the slowest and the fastest clock may differ by within `timeout_us`, and a little.
+    fn least_drift_us(&self, timeout_us: u64) -> u64 {
+        let (slow, fast) = self.plan.clock_rates;
+        (timeout_us * (fast - slow)).div_ceil(slow) + 1_000
+    }
+
+    /// Both of braft's forms; with one argument the sum stays, where that leaves enough drift.
+    fn order_timers(&mut self, n: usize, (timeout_us, drift_us): (u64, u64)) -> Check {
+        let Some(core) = &self.nodes[n].core else {
+            return Ok(());
+        };
+        let settings = core.settings();
+        let sum_us = (settings.election_timeout + settings.max_clock_drift).as_micros() as u64;
+        let keeps_sum =
+            sum_us >= timeout_us + self.least_drift_us(timeout_us) && self.random.chance(500_000);
+        let drift_us = (!keeps_sum).then_some(drift_us);
+        self.note_timers(
+            n,
+            timeout_us,
+            drift_us.map_or(sum_us, |drift| timeout_us + drift),
+        );
+        self.order(n, Order::Timeouts, |token| Input::SetTimeouts {
+            token,
+            election_timeout: Duration::from_micros(timeout_us),
+            max_clock_drift: drift_us.map(Duration::from_micros),
+        })
+    }
+
+    /// Timers and leases at once.
+    fn order_settings(&mut self, n: usize, (timeout_us, drift_us): (u64, u64)) -> Check {
+        let leader_lease = self.random.chance(700_000);
+        self.note_timers(n, timeout_us, timeout_us + drift_us);
+        self.set(n, |settings| {
+            settings.election_timeout = Duration::from_micros(timeout_us);
+            settings.max_clock_drift = Duration::from_micros(drift_us);
+            settings.leader_lease = leader_lease;
+        })
+    }
+
+    fn note_timers(&mut self, n: usize, timeout_us: u64, sum_us: u64) {
+        let node = &mut self.nodes[n];
+        node.timeout_us = timeout_us;
+        node.promised_us = node.promised_us.max(sum_us);
+    }
+
+    /// Changes settings of a node that runs; it cannot be refused.
+    pub(super) fn set(&mut self, n: usize, change: impl FnOnce(&mut Settings)) -> Check {
+        let Some(core) = &self.nodes[n].core else {
+            return Ok(());
+        };
+        let mut settings = core.settings().clone();
+        change(&mut settings);
+        let settings = settings.into();
+        self.order(n, Order::Settings, |token| Input::SetSettings {
+            token,
+            settings,
+        })
     }
 
     /// Forces the survivors' membership on one of them.
@@ -270,6 +331,11 @@ impl World {
             Some(Order::Reset) => {
                 require!(false, Liveness, "a forced membership was refused: {reason}");
             }
+            Some(Order::Timeouts | Order::Settings) => require!(
+                *reason == RejectReason::Stopping,
+                Contract,
+                "settings in range were refused: {reason}"
+            ),
             _ => {}
         }
         let unknown = reason.is_unknown();

@@ -6,7 +6,7 @@ use super::ms;
 use bytes::Bytes;
 use kontiki_raft::{
     ConfigurationChange, EntryKind, Input, LogIndex, MemberSet, Message, MessageBody, NodeId,
-    Proposal, ReadMode, SnapshotMeta, Term, Token, TransferTarget,
+    Proposal, ReadMode, Settings, SnapshotMeta, Term, Token, TransferTarget,
 };
 use std::time::Duration;
 
@@ -21,6 +21,17 @@ impl Cluster {
     pub(crate) fn give(&mut self, node: u64, input: Input) {
         self.inputs.push_back((NodeId(node), input));
         self.drain();
+    }
+
+    /// Changes settings of a running replica.
+    pub(crate) fn set(&mut self, node: u64, change: impl FnOnce(&mut Settings)) -> Token {
+        let token = self.token();
+        let core = self.replica(node).core.as_ref();
+        let mut settings = core.expect("it runs").settings().clone();
+        change(&mut settings);
+        let settings = settings.into();
+        self.give(node, Input::SetSettings { token, settings });
+        token
     }
 
     pub(crate) fn propose(&mut self, node: u64, text: &str) -> Token {

@@ -5,6 +5,7 @@ use kontiki_raft::{
     Recovered, SnapshotMeta, Term, TermStart,
 };
 use std::collections::VecDeque;
+use std::time::Duration;
 
 /// The replica's files at one moment.
 #[derive(Clone, Debug, Default)]
@@ -13,6 +14,7 @@ pub(crate) struct Image {
     pub(crate) log_start: LogId,
     pub(crate) entries: Vec<Entry>,
     pub(crate) forced: Option<(LogIndex, Configuration)>,
+    pub(crate) promised_span: Option<Duration>,
 }
 
 /// A published snapshot: what Raft knows of it, and the state machine's part.
@@ -36,6 +38,9 @@ impl Image {
     pub(crate) fn carry_out(&mut self, write: &Persist) {
         if let Some(hard_state) = write.hard_state {
             self.adopt(hard_state);
+        }
+        if let Some(span) = write.promised_span {
+            self.promised_span = Some(span);
         }
         if let Some(start) = write.reset_log {
             self.log_start = start;
@@ -113,6 +118,7 @@ impl Image {
             snapshot: newest,
             previous_snapshot: previous,
             forced_configuration: self.forced.clone(),
+            promised_span: self.promised_span,
             tail: self.entries.clone(),
         }
     }

@@ -1,11 +1,11 @@
 //! Short ways to say positions, entries, configurations and messages.
 
-use super::Image;
+use super::{Image, ms};
 use bytes::Bytes;
 use kontiki_raft::{
     AppendEntries, AppendEntriesReply, Configuration, ConfigurationChange, Entry, EntryKind,
-    HardState, Heartbeat, HeartbeatReply, InstallSnapshot, LogId, LogIndex, MemberSet, MessageBody,
-    NodeId, RequestVote, RequestVoteReply, SnapshotMeta, Term, TimeoutNow,
+    HardState, Heartbeat, HeartbeatReply, InstallSnapshot, LeasePromise, LogId, LogIndex,
+    MemberSet, MessageBody, NodeId, RequestVote, RequestVoteReply, SnapshotMeta, Term, TimeoutNow,
 };
 
 pub(crate) fn id(term: u64, index: u64) -> LogId {
@@ -117,6 +117,7 @@ pub(crate) fn append_ack(sequence: u64, index: u64) -> MessageBody {
         index: LogIndex(index),
         conflict: None,
         read_only: false,
+        promise: None,
     })
 }
 
@@ -133,6 +134,20 @@ pub(crate) fn heartbeat_ack(round: u64) -> MessageBody {
         round,
         read_only: false,
         echo: None,
+        promise: None,
+    })
+}
+
+/// As [`heartbeat_ack`], by a follower with leases on that has these timers.
+pub(crate) fn promising_ack(round: u64, timeout_ms: u64, drift_ms: u64) -> MessageBody {
+    MessageBody::HeartbeatReply(HeartbeatReply {
+        round,
+        read_only: false,
+        echo: None,
+        promise: Some(LeasePromise {
+            span: ms(timeout_ms + drift_ms),
+            drift: ms(drift_ms),
+        }),
     })
 }
 

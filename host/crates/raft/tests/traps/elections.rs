@@ -347,6 +347,7 @@ fn trap_41_a_higher_term_in_any_reply_ends_a_leadership() {
             index: LogIndex(0),
             conflict: Some(LogId::default()),
             read_only: false,
+            promise: None,
         }),
         say::heartbeat_ack(1),
         MessageBody::InstallSnapshotReply(InstallSnapshotReply {

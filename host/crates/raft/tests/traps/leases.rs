@@ -17,7 +17,7 @@ fn leader_with_lease() -> (Solo, Instant) {
     node.settle();
     let effects = node.wait(ms(100));
     let round = effects.heartbeats()[0].1.round;
-    node.receive(2, 1, say::heartbeat_ack(round));
+    node.receive(2, 1, say::promising_ack(round, 1_000, 200));
     let now = node.now;
     assert_eq!(node.status().lease, LeaseStatus::Valid);
     (node, now)
@@ -32,7 +32,7 @@ fn trap_11_the_lease_counts_from_the_send_time() {
     let round = effects.heartbeats()[0].1.round;
     // The answer comes when the earlier lease is almost over.
     node.now = first_sent.plus(ms(950));
-    node.receive(2, 1, say::heartbeat_ack(round));
+    node.receive(2, 1, say::promising_ack(round, 1_000, 200));
     assert_eq!(
         node.core.status(first_sent.plus(ms(1_099))).lease,
         LeaseStatus::Valid
@@ -165,15 +165,15 @@ fn trap_13_a_lease_after_a_failed_transfer_begins_anew() {
     let mut round = 0;
     for _ in 0..9 {
         round = node.wait(ms(100)).heartbeats()[0].1.round;
-        node.receive(3, 1, say::heartbeat_ack(round - 1));
+        node.receive(3, 1, say::promising_ack(round - 1, 1_000, 200));
     }
     let effects = node.wait(ms(110));
     assert!(effects.rejection(token).is_some(), "given up");
     assert_eq!(node.role(), Role::Leader, "resumed");
-    node.receive(2, 1, say::heartbeat_ack(round));
+    node.receive(2, 1, say::promising_ack(round, 1_000, 200));
     assert_ne!(node.status().lease, LeaseStatus::Valid);
     let round = node.wait(ms(100)).heartbeats()[0].1.round;
-    node.receive(2, 1, say::heartbeat_ack(round));
+    node.receive(2, 1, say::promising_ack(round, 1_000, 200));
     assert_eq!(node.status().lease, LeaseStatus::Valid);
 }
 

@@ -264,6 +264,7 @@ fn trap_32_a_late_refusal_does_not_move_next_index_below_match() {
             index: LogIndex(3),
             conflict: Some(id(0, 0)),
             read_only: false,
+            promise: None,
         });
         node.receive(2, 1, body);
         let peer = node.status().peers[0].clone();

@@ -15,6 +15,7 @@ fn says_read_only(node: &mut Solo, peer: u64) {
         round,
         read_only: true,
         echo: None,
+        promise: None,
     });
     node.receive(peer, term, body);
 }
@@ -50,6 +51,7 @@ fn trap_43_read_only_is_or() {
         index: LogIndex(1),
         conflict: None,
         read_only: false,
+        promise: None,
     });
     leader.receive(2, 1, body);
     let (token, effects) = leader.propose("x");

@@ -1,14 +1,16 @@
 //! `kontiki settings`: what can be tuned, and what can be changed while running.
 
+mod change;
+
 use super::cluster;
-use super::context::{Global, find_member};
-use super::exit::Exit;
+use super::context::Global;
 use super::failure::{Failure, Result};
 use super::output::{Document, table};
 use clap::{Args, Subcommand};
 use kontiki_client::proto::Setting;
 use serde_json::{Value, json};
-use std::collections::HashMap;
+
+use change::{Change, Edit};
 
 /// Settings of nodes and of groups' replicas.
 #[derive(Debug, Subcommand)]
@@ -18,6 +20,8 @@ pub(crate) enum SettingsCommand {
     List(ListArgs),
     /// Changes settings while running, on every node unless --node names one
     Set(SetArgs),
+    /// Undoes what was set while running, on every node unless --node names one
+    Reset(ResetArgs),
 }
 
 #[derive(Debug, Args)]
@@ -31,18 +35,55 @@ pub(crate) struct ListArgs {
 }
 
 #[derive(Debug, Args)]
-#[command(after_help = "Example:
-  kontiki settings set --group orders election_timeout=2s")]
+#[command(
+    after_help = "Without --node every node is told, one after the other, in the order in which no
+leader's heartbeats become too rare for its followers. A node that cannot be reached is passed over
+and reported; say it again when it is back. What is set lasts until it is reset, restarts included.
+
+The election timeout alone keeps its sum with the clock drift, so the drift changes too; give both to
+set both.
+
+Examples:
+  kontiki settings set --group orders election_timeout=2s
+  kontiki settings set election_timeout=2s max_clock_drift=500ms --dry-run"
+)]
 pub(crate) struct SetArgs {
     /// What to change
     #[arg(required = true, value_name = "NAME=VALUE", value_parser = pair)]
     values: Vec<(String, String)>,
+    #[command(flatten)]
+    scope: Scope,
+}
+
+#[derive(Debug, Args)]
+#[command(
+    after_help = "What nobody sets any more comes from the node, its configuration, or is the default. The
+election timeout and the clock drift are undone together.
+
+Examples:
+  kontiki settings reset priority
+  kontiki settings reset --group orders"
+)]
+pub(crate) struct ResetArgs {
+    /// What to undo; everything that was set while running if none is named
+    #[arg(value_name = "NAME")]
+    names: Vec<String>,
+    #[command(flatten)]
+    scope: Scope,
+}
+
+/// Where something is changed.
+#[derive(Debug, Args)]
+struct Scope {
     /// Of this group's replicas, instead of the node's own
     #[arg(long, short, default_value = "", hide_default_value = true)]
     group: String,
     /// On this node only, by name or id
     #[arg(long)]
     node: Option<String>,
+    /// Check on every node and show what would change
+    #[arg(long)]
+    dry_run: bool,
 }
 
 fn pair(text: &str) -> std::result::Result<(String, String), String> {
@@ -57,6 +98,7 @@ pub(crate) async fn run(global: &Global, command: &SettingsCommand) -> Result<()
     match command {
         SettingsCommand::List(args) => list(global, args).await,
         SettingsCommand::Set(args) => set(global, args).await,
+        SettingsCommand::Reset(args) => reset(global, args).await,
     }
 }
 
@@ -76,50 +118,24 @@ async fn list(global: &Global, args: &ListArgs) -> Result<()> {
 }
 
 async fn set(global: &Global, args: &SetArgs) -> Result<()> {
-    let client = global.client();
-    let members = match &args.node {
-        Some(node) => vec![find_member(&client, node).await?],
-        None => client
-            .members()
-            .await
-            .map_err(|e| Failure::from(e).of_read())?,
+    let values = args.values.iter().cloned().collect();
+    let change = Change {
+        edit: Edit::Set(values),
+        group: &args.scope.group,
+        node: args.scope.node.as_deref(),
+        dry_run: args.scope.dry_run,
     };
-    let values: HashMap<String, String> = args.values.iter().cloned().collect();
-    let mut changed: Vec<String> = Vec::new();
-    for member in &members {
-        let there = client.at(member.address.clone());
-        match there
-            .admin()
-            .set_settings(&args.group, values.clone())
-            .await
-        {
-            Ok(_) => changed.push(member.name.clone()),
-            // Without --node, those without a replica are passed over.
-            Err(error) if args.node.is_none() && error.reason().as_str() == "GROUP_NOT_FOUND" => {}
-            Err(error) => return Err(partly(&changed, &member.name, Failure::from(error))),
-        }
-    }
-    if changed.is_empty() {
-        let message = format!("no reachable node has a replica of {:?}", args.group);
-        return Err(Failure::new(Exit::NotFound, "GROUP_NOT_FOUND", message));
-    }
-    let shown: Vec<String> = args
-        .values
-        .iter()
-        .map(|(n, v)| format!("{n}={v}"))
-        .collect();
-    global
-        .out()
-        .note(&format!("{} on {}", shown.join(" "), changed.join(", ")));
-    Ok(())
+    change.run(global).await
 }
 
-/// A failure at `node`, with those that were changed before.
-fn partly(changed: &[String], node: &str, failure: Failure) -> Failure {
-    match changed {
-        [] => failure,
-        _ => failure.with_hint(format!("changed on {}, not on {node}", changed.join(", "))),
-    }
+async fn reset(global: &Global, args: &ResetArgs) -> Result<()> {
+    let change = Change {
+        edit: Edit::Reset(args.names.clone()),
+        group: &args.scope.group,
+        node: args.scope.node.as_deref(),
+        dry_run: args.scope.dry_run,
+    };
+    change.run(global).await
 }
 
 struct Settings(Vec<Setting>);
@@ -133,7 +149,11 @@ impl Document for Settings {
 
     fn text(&self, wide: bool) -> String {
         let rows = self.0.iter().map(|setting| {
-            let fixed = if setting.changeable { "" } else { "at start" };
+            let when = if setting.changeable {
+                "any time"
+            } else {
+                "at start"
+            };
             let braft = if wide {
                 setting.braft_name.clone()
             } else {
@@ -142,15 +162,19 @@ impl Document for Settings {
             [
                 setting.name.clone(),
                 setting.value.clone(),
+                setting.default_value.clone(),
+                setting.source.clone(),
                 setting.range.clone(),
-                fixed.to_owned(),
+                when.to_owned(),
                 setting.help.clone(),
                 braft,
             ]
         });
         let braft = if wide { "BRAFT" } else { "" };
         table(
-            ["SETTING", "VALUE", "RANGE", "SET", "WHAT", braft],
+            [
+                "SETTING", "VALUE", "DEFAULT", "FROM", "RANGE", "WHEN", "WHAT", braft,
+            ],
             rows.collect(),
         )
     }
@@ -164,6 +188,8 @@ impl Document for Settings {
             json!({
                 "name": setting.name,
                 "value": setting.value,
+                "default": setting.default_value,
+                "source": setting.source,
                 "range": setting.range,
                 "help": setting.help,
                 "braft_name": setting.braft_name,
