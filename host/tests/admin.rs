@@ -433,12 +433,13 @@ async fn one_read_only_replica_is_one_and_a_majority_of_them_is_the_group() {
     set_read_only(&cluster, others[0], false, true)
         .await
         .unwrap();
-    let _ = wait_for("the group to take commands again", || async {
+    let (_, answer) = wait_for("the group to take commands again", || async {
         apply(&mut cluster.client(leader), "counter", "add 1")
             .await
             .ok()
     })
     .await;
+    assert!(answer.is_ok());
     assert!(
         is_read_only(&cluster, others[1]).await,
         "the other one keeps its mode"

@@ -23,17 +23,11 @@ async fn stalled(limit: impl Fn(&mut kontiki::config::Limits)) -> (Cluster, usiz
     }
     cluster.connected().await;
     cluster.create_group("counter", COUNTER).await;
-    let ordered = cluster
-        .admin(0)
-        .campaign(v1::CampaignRequest {
-            group: "counter".into(),
-        })
-        .await;
-    ordered.unwrap();
     let leader = cluster.leader("counter").await;
-    let _ = apply(&mut cluster.client(leader), "counter", "add 1")
+    let (_, answer) = apply(&mut cluster.client(leader), "counter", "add 1")
         .await
         .unwrap();
+    assert!(answer.is_ok());
     for index in (0..3).filter(|index| *index != leader) {
         cluster.stop_node(index).await;
     }
@@ -81,12 +75,13 @@ async fn fills_up_and_recovers(mut cluster: Cluster, leader: usize, count: usize
         cluster.start_node(index).await;
     }
     let cluster = &cluster;
-    let _ = wait_for("commands to be taken again", || async {
+    let (_, answer) = wait_for("commands to be taken again", || async {
         apply(&mut cluster.client(leader), "counter", "add 1")
             .await
             .ok()
     })
     .await;
+    assert!(answer.is_ok());
     let value = query(&mut cluster.client(leader), "counter", "get", Linearizable).await;
     let (value, taken): (usize, usize) = (value.unwrap().parse().unwrap(), taken);
     // The first, the last, and each that was taken; not one that was refused.

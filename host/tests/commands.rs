@@ -1,4 +1,5 @@
 //! Commands and queries on three nodes.
+#![allow(clippy::unwrap_used, reason = "a test")]
 
 mod support;
 
@@ -251,9 +252,10 @@ async fn stale_answers_say_how_old_they_may_be() {
     cluster.connected().await;
     cluster.create_group("counter", COUNTER).await;
     let leader = cluster.leader("counter").await;
-    apply(&mut cluster.client(leader), "counter", "add 1")
+    let (_, answer) = apply(&mut cluster.client(leader), "counter", "add 1")
         .await
         .unwrap();
+    assert!(answer.is_ok());
     for index in 0..3 {
         wait_for("a fresh state", || async {
             let fresh = |us| us < 600_000;

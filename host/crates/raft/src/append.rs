@@ -80,7 +80,9 @@ impl Core {
         self.send(to, body, out);
     }
 
-    /// Answers once everything up to `matched` is durable here.
+    /// Answers once everything up to `matched` is durable here, and whatever else the log holds: a
+    /// probe of a leader that waits for a slow disk must not be answered before the entries that
+    /// are being written, or it would take those for lost and send them again.
     fn acknowledge(&mut self, to: NodeId, sequence: u64, matched: LogIndex, out: &mut Effects) {
         let body = MessageBody::AppendEntriesReply(AppendEntriesReply {
             sequence,
@@ -89,7 +91,7 @@ impl Core {
             read_only: self.read_only,
             promise: self.promise(),
         });
-        self.send_when_durable(matched, to, body, out);
+        self.send_when_durable(self.log.last().index, to, body, out);
     }
 
     pub(crate) fn send_when_durable(

@@ -651,3 +651,26 @@ fn a_leader_that_is_too_busy_to_read_says_so_to_followers() {
     let read = cluster.read(reader, ReadMode::Quorum);
     assert_eq!(cluster.reason(reader, read), Some(RejectReason::Busy));
 }
+
+#[test]
+fn a_probe_that_is_repeated_carries_nothing_again() {
+    let mut cluster = Cluster::new(3);
+    let first = cluster.elect();
+    let (next, slow) = (first % 3 + 1, (first + 1) % 3 + 1);
+    // The next leader's probe arrives, but its entry never gets to the disk.
+    cluster.node_mut(slow).hold_disk = true;
+    let token = cluster.token();
+    let target = TransferTarget::Node(NodeId(next));
+    cluster.give(first, Input::TransferLeadership { token, target });
+    cluster.run_ms(100);
+    assert_eq!(cluster.leader(), Some(next));
+    cluster.sync_one(slow);
+    cluster.settle();
+    cluster.run_ms(10_000);
+    assert_eq!(cluster.entries_sent[&slow], 2, "one of each leader");
+    cluster.node_mut(slow).hold_disk = false;
+    cluster.settle();
+    cluster.run_ms(1_000);
+    let last = cluster.node(next).core.last_log_id();
+    assert_eq!(cluster.node(slow).core.last_log_id(), last);
+}

@@ -29,6 +29,8 @@ pub(crate) struct Peer {
     /// Last index of a stream that was given up without a refusal: what it has above what matches
     /// may still be on its way. Zero otherwise.
     streamed_upto: LogIndex,
+    /// A probe was sent and not answered: the next one repeats it.
+    probed: bool,
     /// When the latest message it answered was *sent*.
     pub(crate) acked_sent_at: Option<Instant>,
     /// What it promised with the answer to the latest message, and when that was *sent*: the lease
@@ -84,6 +86,7 @@ impl Peer {
             inflight_size_bytes: 0,
             progressed_at: None,
             streamed_upto: LogIndex(0),
+            probed: false,
             acked_sent_at: None,
             promise: None,
             acked_round: 0,
@@ -123,6 +126,7 @@ impl Peer {
         self.flow = Flow::Probe { outstanding: None };
         self.next_index = next.max(self.match_index.next());
         self.streamed_upto = LogIndex(0);
+        self.probed = false;
         self.clear_inflight();
     }
 
@@ -134,9 +138,11 @@ impl Peer {
         self.streamed_upto = upto;
     }
 
-    /// Whether messages of a stream given up may still arrive.
-    pub(crate) fn awaits_stream(&self) -> bool {
-        self.streamed_upto > self.match_index
+    /// Whether entries sent before may still arrive: those of a stream given up, or of a probe that
+    /// is taken for lost. A probe sent now must not carry them again, or a queue that is slow
+    /// would be filled with repeats.
+    pub(crate) fn awaits_entries(&self) -> bool {
+        self.streamed_upto > self.match_index || self.probed
     }
 
     /// Whether a message under way must be taken for lost: the oldest is older than `retry`, and
@@ -180,7 +186,10 @@ impl Peer {
     /// twice in a leadership: the peer may have been removed and added again meanwhile.
     pub(crate) fn sent(&mut self, sequence: u64, last: LogIndex, size_bytes: usize, now: Instant) {
         match &mut self.flow {
-            Flow::Probe { outstanding } => *outstanding = Some((sequence, now)),
+            Flow::Probe { outstanding } => {
+                *outstanding = Some((sequence, now));
+                self.probed = true;
+            }
             Flow::Replicate => {
                 self.inflight.push_back(Sent {
                     sequence,
@@ -199,6 +208,7 @@ impl Peer {
     pub(crate) fn answered(&mut self, sequence: u64) -> Option<Instant> {
         if let Flow::Probe { outstanding } = &mut self.flow {
             let (_, at) = outstanding.take_if(|(probe, _)| *probe == sequence)?;
+            self.probed = false;
             return Some(at);
         }
         let mut sent_at = None;
@@ -251,6 +261,7 @@ impl Peer {
             Flow::Probe { .. } => {
                 self.next_index = self.match_index.next();
                 self.streamed_upto = LogIndex(0);
+                self.probed = false;
                 self.flow = Flow::Replicate;
             }
             Flow::Snapshot { .. } if self.match_index >= log_start => {

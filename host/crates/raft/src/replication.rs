@@ -46,7 +46,7 @@ impl Sender<'_> {
             return (is_probe || news) && self.append(peer, prev, Vec::new(), 0, out);
         }
         let in_memory = peer.next_index >= self.log.cache_first();
-        if is_probe && (!in_memory || peer.awaits_stream()) {
+        if is_probe && (!in_memory || peer.awaits_entries()) {
             // A probe need not carry entries, so it need not wait for the disk, nor repeat what
             // may be on its way.
             return self.append(peer, prev, Vec::new(), 0, out);
