@@ -1,6 +1,7 @@
 //! One node: its listeners and the groups it hosts.
 
 pub(crate) mod apply;
+pub(crate) mod broken;
 pub(crate) mod clock;
 pub(crate) mod context;
 mod group;

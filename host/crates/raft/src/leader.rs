@@ -112,6 +112,8 @@ impl Core {
         for peer in &mut leading.peers {
             let commit = commit.min(peer.match_index);
             peer.commit_sent = peer.commit_sent.max(commit);
+            peer.traffic.heartbeats_sent += 1;
+            peer.traffic.heartbeats_unanswered += 1;
             let body = MessageBody::Heartbeat(Heartbeat { commit, round });
             let message = Message { term, body };
             out.push(Effect::Send {
@@ -163,6 +165,7 @@ impl Core {
                 .oldest_inflight()
                 .is_some_and(|at| now >= at.plus(retry));
             if peer.flow == Flow::Replicate && lost {
+                peer.failed();
                 peer.probe_from(peer.match_index.next());
             }
         }
@@ -178,6 +181,7 @@ impl Core {
             return;
         };
         let peer = &mut leading.peers[at];
+        peer.failed();
         if peer.flow == Flow::Replicate {
             peer.probe_later(self.now);
         }
