@@ -6,6 +6,8 @@ mod client;
 mod create_group;
 mod deadline;
 mod describe;
+#[cfg(test)]
+mod failure_page_tests;
 mod forward;
 mod health;
 mod http;
