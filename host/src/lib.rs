@@ -4,5 +4,6 @@
 
 pub mod config;
 pub mod node;
+pub mod raft_stat;
 mod server;
 pub mod transport;

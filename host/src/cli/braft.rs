@@ -42,11 +42,44 @@ impl BraftCommand {
             }
             Self::ResetPeer(_) => ("reset_peer", "kontiki recover GROUP --survivors NODE,…"),
             Self::Snapshot(_) => {
-                let message = "`snapshot` is braft's; here each group saves snapshots by itself, \
-                               by its settings";
-                return Failure::usage(message).with_hint("kontiki settings list --group GROUP");
+                let message = "`snapshot` is braft's; this version saves no snapshots on real \
+                               nodes: a log is kept whole, and a restart replays it";
+                return Failure::usage(message).with_hint("kontiki group describe GROUP");
             }
         };
         Failure::usage(format!("`{theirs}` is braft's; here it is: {ours}")).with_hint(ours)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_verb_is_answered_with_what_there_is() {
+        let anything = || Anything { rest: vec![] };
+        for (verb, ours) in [
+            (BraftCommand::AddPeer(anything()), "kontiki member add"),
+            (
+                BraftCommand::RemovePeer(anything()),
+                "kontiki member remove",
+            ),
+            (
+                BraftCommand::ChangePeers(anything()),
+                "kontiki member change",
+            ),
+            (
+                BraftCommand::TransferLeader(anything()),
+                "kontiki group transfer",
+            ),
+            (BraftCommand::ResetPeer(anything()), "kontiki recover"),
+            (
+                BraftCommand::Snapshot(anything()),
+                "this version saves no snapshots",
+            ),
+        ] {
+            let answer = verb.answer();
+            assert!(answer.message().contains(ours), "{}", answer.message());
+        }
     }
 }

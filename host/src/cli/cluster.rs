@@ -3,6 +3,7 @@
 use super::context::Global;
 use super::failure::{Failure, Result};
 use futures_util::future::join_all;
+use kontiki::raft_stat::BROKEN;
 use kontiki_client::proto::{GetNodeReply, GroupDescription, GroupSummary, Introduction};
 use kontiki_client::{Address, Client};
 use std::collections::BTreeMap;
@@ -34,6 +35,9 @@ pub(crate) struct SeenGroup {
     pub(crate) summary: GroupSummary,
     /// Names of the nodes that answered and hold a replica.
     pub(crate) replicas: Vec<String>,
+    /// What is wrong with replicas that serve nothing, and on which nodes they are. The leader does
+    /// not know.
+    pub(crate) failed: BTreeMap<String, Vec<String>>,
 }
 
 impl SeenNode {
@@ -72,7 +76,12 @@ impl SeenGroup {
     }
 
     pub(crate) fn problems(&self) -> Vec<String> {
-        let mut problems = self.summary.problems.clone();
+        let mut problems = match has_failed(&self.summary) {
+            true => vec![],
+            false => self.summary.problems.clone(),
+        };
+        let failed = self.failed.iter();
+        problems.extend(failed.map(|(what, nodes)| format!("on {}: {what}", nodes.join(", "))));
         if !self.has_leader() && problems.is_empty() {
             problems.push("no leader".to_owned());
         }
@@ -98,11 +107,17 @@ impl Survey {
         Ok(Self { nodes, groups })
     }
 
-    /// What is not as it should be, each said once: that others miss a dead node is no news.
+    /// What is not as it should be, each said once: that others miss a dead node is no news, nor
+    /// that a node misses a replica of which the group tells.
     pub(crate) fn problems(&self) -> Vec<String> {
         let down = self.nodes.iter().filter(|node| node.report.is_err());
         let missed: Vec<String> = down
             .map(|node| format!("no connection to node {:?}", node.name))
+            .chain(
+                self.groups
+                    .iter()
+                    .map(|group| format!("group {:?}: ", group.summary.name)),
+            )
             .collect();
         let nodes = self.nodes.iter().flat_map(|node| {
             let problems = node.problems().into_iter().filter(|problem| {
@@ -292,14 +307,24 @@ fn merge_groups(nodes: &[SeenNode], reports: Vec<Vec<GroupSummary>>) -> Vec<Seen
             let group = merged.entry(key).or_insert_with(|| SeenGroup {
                 summary: summary.clone(),
                 replicas: vec![],
+                failed: BTreeMap::new(),
             });
             group.replicas.push(node.name.clone());
+            for problem in summary.problems.iter().filter(|_| has_failed(&summary)) {
+                let nodes = group.failed.entry(problem.clone()).or_default();
+                nodes.push(node.name.clone());
+            }
             if weight(&summary) > weight(&group.summary) {
                 group.summary = summary;
             }
         }
     }
     merged.into_values().collect()
+}
+
+/// Whether the replica could not be opened or has stopped.
+fn has_failed(summary: &GroupSummary) -> bool {
+    [BROKEN, "stopped"].contains(&summary.role.as_str())
 }
 
 /// The leader's own view counts most, then the latest.
@@ -348,6 +373,25 @@ mod tests {
         assert_eq!(groups[0].summary.term, 3);
         assert_eq!(groups[0].replicas, ["a", "b", "c"]);
         assert!(groups[0].problems().is_empty());
+    }
+
+    #[test]
+    fn a_replica_that_failed_is_a_problem_though_the_leader_is_well() {
+        let nodes = ["a", "b", "c"].map(|name| node(name, Ok(GetNodeReply::default())));
+        let failed = |role, what: &str| GroupSummary {
+            problems: vec![what.into()],
+            ..summary(role, 0, None)
+        };
+        let reports = vec![
+            vec![failed(BROKEN, "no plugin")],
+            vec![summary("leader", 3, Some(2))],
+            vec![failed(BROKEN, "no plugin")],
+        ];
+        let groups = merge_groups(&nodes, reports);
+        assert_eq!(groups.len(), 1);
+        assert_eq!(groups[0].problems(), ["on a, c: no plugin"]);
+        let alone = merge_groups(&nodes[..1], vec![vec![failed("stopped", "disk full")]]);
+        assert_eq!(alone[0].problems(), ["on a: disk full"]);
     }
 
     #[test]

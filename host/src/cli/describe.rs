@@ -1,60 +1,101 @@
 //! `kontiki group describe`: everything known of one replica.
 
-use super::names::{bytes_text, configuration_json, configuration_text, id_json, name_of};
+use super::names::{bytes_text, configuration_text, members_text, name_of};
 use super::output::{Document, fields, table};
-use kontiki_client::proto::{GroupDescription, LogId};
-use serde_json::{Value, json};
+use kontiki::raft_stat::{document, is_broken};
+use kontiki_client::proto::{
+    CatchUpProgress, GroupDescription, GroupSummary, PeerDescription, Timer,
+};
+use serde_json::Value;
 
 /// One replica's account of its group.
 pub(crate) struct Described(pub(crate) GroupDescription);
 
+type Rows = Vec<(&'static str, String)>;
+
 impl Described {
-    fn head(&self) -> Vec<(&'static str, String)> {
+    fn summary(&self) -> GroupSummary {
+        self.0.summary.clone().unwrap_or_default()
+    }
+
+    /// What is known even of a replica that could not be opened.
+    fn head(&self) -> Rows {
         let it = &self.0;
-        let summary = it.summary.clone().unwrap_or_default();
-        let leader = match summary.leader {
-            Some(id) if summary.leader_name.is_empty() => name_of(id, &it.nodes),
-            Some(_) => summary.leader_name.clone(),
-            None => "none".to_owned(),
+        let summary = self.summary();
+        let name = &summary.plugin_name;
+        let plugin = format!("{name} {} {}", it.plugin_version, summary.plugin);
+        let seen_by = format!("{} (id {}), {}", it.node_name, it.node, summary.role);
+        let failure = match summary.problems.contains(&it.failure) {
+            true => String::new(),
+            false => it.failure.clone(),
         };
-        let configuration = it.configuration.clone().unwrap_or_default();
-        let plugin = format!(
-            "{} {} {}",
-            summary.plugin_name, it.plugin_version, summary.plugin
-        );
         vec![
             ("group", format!("{} (id {})", summary.name, summary.id)),
             ("plugin", plugin.trim().to_owned()),
-            (
-                "seen by",
-                format!("{} (id {}), {}", it.node_name, it.node, summary.role),
-            ),
-            ("leader", leader),
-            ("term", summary.term.to_string()),
-            (
-                "voted for",
-                it.voted_for
-                    .map(|id| name_of(id, &it.nodes))
-                    .unwrap_or_default(),
-            ),
-            ("members", configuration_text(&configuration, &it.nodes)),
-            ("change under way", unless_none(&it.change_stage)),
-            ("transfer to", it.transfer_target.clone()),
-            ("failure", it.failure.clone()),
+            ("seen by", seen_by),
+            ("failure", failure),
         ]
     }
 
-    fn indexes(&self) -> Vec<(&'static str, String)> {
+    fn part(&self) -> Rows {
         let it = &self.0;
-        let summary = it.summary.clone().unwrap_or_default();
+        let summary = self.summary();
+        let leader = match summary.leader {
+            Some(id) if summary.leader_name.is_empty() => name_of(id, &it.nodes),
+            Some(_) => summary.leader_name,
+            None => "none".to_owned(),
+        };
+        let voted_for = it.voted_for.map(|id| name_of(id, &it.nodes));
+        let configuration = it.configuration.clone().unwrap_or_default();
+        let read_only = match (it.read_only, it.group_read_only) {
+            (true, true) => "this replica, and so the group",
+            (true, false) => "this replica",
+            (false, true) => "the group",
+            (false, false) => "",
+        };
+        vec![
+            ("leader", leader),
+            ("term", summary.term.to_string()),
+            ("voted for", voted_for.unwrap_or_default()),
+            ("members", configuration_text(&configuration, &it.nodes)),
+            ("change under way", self.change()),
+            ("transfer to", self.transfer()),
+            ("lease", it.lease.clone()),
+            ("read-only", read_only.to_owned()),
+        ]
+    }
+
+    fn change(&self) -> String {
+        let it = &self.0;
+        match (&it.change_target, it.change_stage.as_str()) {
+            (_, "none") => String::new(),
+            (Some(target), stage) => format!("{stage}, to {}", members_text(target, &it.nodes)),
+            (None, stage) => stage.to_owned(),
+        }
+    }
+
+    fn transfer(&self) -> String {
+        let elapsed = self.0.transfer_elapsed_us.map(millis);
+        elapsed.map_or_else(String::new, |elapsed| {
+            format!("{}, for {elapsed} so far", self.0.transfer_target)
+        })
+    }
+
+    fn indexes(&self) -> Rows {
+        let it = &self.0;
+        let summary = self.summary();
+        let last = it.last.unwrap_or_default();
         let log = format!(
-            "first {}, last {}, durable {}, commit {}, applying {}, applied {}",
-            position(it.log_start),
-            position(it.last),
+            "first {}, last {} (term {}), durable {}, committed {}",
+            it.log_start.unwrap_or_default().index + 1,
+            last.index,
+            last.term,
             it.durable_index,
             summary.commit_index,
-            it.applying_index,
-            summary.applied_index,
+        );
+        let machine = format!(
+            "{}, handed over {}, applied {}",
+            it.machine_state, it.applying_index, summary.applied_index,
         );
         let pending = format!(
             "{} commands, {} reads, {} entries to apply, {} uncommitted",
@@ -63,61 +104,95 @@ impl Described {
             it.apply_queue,
             bytes_text(it.uncommitted_size_bytes),
         );
-        let read_only = match (it.read_only, it.group_read_only) {
-            (true, _) => "this replica",
-            (false, true) => "the group",
-            (false, false) => "",
-        };
         vec![
             ("log", log),
-            (
-                "snapshot",
-                it.snapshot.map(|at| position(Some(at))).unwrap_or_default(),
-            ),
-            ("pending", pending),
-            ("lease", it.lease.clone()),
-            ("read-only", read_only.to_owned()),
+            ("writes", self.writes()),
+            ("state machine", machine),
             ("outcome hash", it.outcome_hash.clone()),
+            ("snapshot", self.snapshot()),
+            ("pending", pending),
         ]
     }
 
-    fn details(&self) -> Vec<(&'static str, String)> {
+    fn writes(&self) -> String {
+        let oldest = self.0.oldest_write_us.map(millis);
+        oldest.map_or_else(String::new, |oldest| {
+            format!(
+                "{} under way, the oldest for {oldest}",
+                self.0.writes_pending
+            )
+        })
+    }
+
+    fn snapshot(&self) -> String {
         let it = &self.0;
-        let millis = |us: u64| format!("{:.1} ms", us as f64 / 1e3);
-        let since = |us: Option<u64>| us.map(millis).unwrap_or_default();
+        let newest = it.snapshot;
+        let newest = newest.map(|id| format!("up to {} (term {})", id.index, id.term));
+        let offered = it.snapshot_offered.filter(|_| it.snapshot_status != "IDLE");
+        let offered = offered.map(|id| {
+            let status = it.snapshot_status.to_lowercase();
+            format!("{status}: one up to {} (term {})", id.index, id.term)
+        });
+        let both: Vec<_> = newest.into_iter().chain(offered).collect();
+        both.join("; ")
+    }
+
+    fn details(&self) -> Rows {
+        let it = &self.0;
+        let heard = it.leader_last_contact_us;
+        let heard = heard.map(|us| format!("{} ago", millis(us)));
+        let log_size = match it.log_size_bytes {
+            Some(0) => "0 B: nothing was flushed to them yet".to_owned(),
+            Some(bytes) => format!("about {}", bytes_text(bytes)),
+            None => String::new(),
+        };
         vec![
             ("configuration index", it.configuration_index.to_string()),
+            ("timers", self.timers()),
+            ("leader heard", heard.unwrap_or_default()),
             ("election timeout", millis(it.election_timeout_us)),
-            ("election timer", since(it.election_timer_us)),
-            ("leader heard", since(it.leader_last_contact_us)),
             ("clock drift", millis(it.max_clock_drift_us)),
             ("priority", it.priority.to_string()),
             ("lease epoch", it.lease_epoch.to_string()),
+            ("requests waiting", it.requests_waiting.to_string()),
             ("cache", bytes_text(it.cache_size_bytes)),
-            ("log on disk", bytes_text(it.log_size_bytes)),
+            ("log in table files", log_size),
             ("plugin memory", bytes_text(it.plugin_memory_size_bytes)),
             ("engine profile", it.engine_profile.clone()),
         ]
     }
 
+    /// Those that run.
+    fn timers(&self) -> String {
+        let timers = self.0.timers.unwrap_or_default();
+        let running = |(name, timer): (&str, Option<Timer>)| {
+            let timer = timer?;
+            let (left, span) = (millis(timer.left_us?), millis(timer.span_us));
+            Some(format!("{name} in {left} (of {span})"))
+        };
+        let all = [
+            ("election", timers.election),
+            ("end of vote", timers.vote),
+            ("step-down", timers.step_down),
+            ("heartbeat", timers.heartbeat),
+        ];
+        let running: Vec<_> = all.into_iter().filter_map(running).collect();
+        running.join(", ")
+    }
+
     fn peers(&self) -> String {
+        let last = self.0.last.unwrap_or_default().index;
         let rows = self.0.peers.iter().map(|peer| {
-            let part = if peer.voter { "voter" } else { "learner" };
-            let heard = peer
-                .last_contact_us
-                .map(|us| format!("{:.1} ms", us as f64 / 1e3));
+            let inflight = bytes_text(peer.inflight_size_bytes);
+            let heard = peer.last_contact_us.map(millis);
             [
                 peer.name.clone(),
-                part.to_owned(),
-                peer.state.clone(),
+                peer.part.clone(),
+                flow(peer),
                 peer.match_index.to_string(),
-                peer.next_index.to_string(),
-                format!(
-                    "{} ({})",
-                    peer.inflight_messages,
-                    bytes_text(peer.inflight_size_bytes)
-                ),
-                heard.unwrap_or_else(|| "-".into()),
+                last.saturating_sub(peer.match_index).to_string(),
+                format!("{} ({inflight})", peer.inflight_messages),
+                heard.unwrap_or_else(|| "never".into()),
             ]
         });
         let head = [
@@ -125,154 +200,230 @@ impl Described {
             "PART",
             "STATE",
             "MATCH",
-            "NEXT",
+            "LAG",
             "IN FLIGHT",
             "HEARD",
         ];
         table(head, rows.collect())
     }
 
+    /// What was sent to the peers.
+    fn traffic(&self) -> String {
+        let rows = self.0.peers.iter().map(|peer| {
+            [
+                peer.name.clone(),
+                peer.next_index.to_string(),
+                peer.heartbeats_sent.to_string(),
+                peer.heartbeats_unanswered.to_string(),
+                peer.appends_sent.to_string(),
+                peer.entries_sent.to_string(),
+                peer.installs_sent.to_string(),
+                peer.consecutive_errors.to_string(),
+                if peer.read_only { "yes" } else { "no" }.to_owned(),
+            ]
+        });
+        let head = [
+            "SENT TO",
+            "NEXT",
+            "HEARTBEATS",
+            "UNANSWERED",
+            "APPENDS",
+            "ENTRIES",
+            "INSTALLS",
+            "ERRORS",
+            "READ-ONLY",
+        ];
+        table(head, rows.collect())
+    }
+
+    /// Members that catch up, and peers that cannot be reached.
+    fn remarks(&self) -> String {
+        let cut_off = self.0.peers.iter().filter(|peer| !peer.connected);
+        let cut_off = cut_off
+            .map(|peer| format!("no connection to {}: {}", peer.name, peer.connection_error));
+        let catching_up = self.0.catching_up.iter().map(catching_up);
+        catching_up.chain(cut_off).collect::<Vec<_>>().join("\n")
+    }
+
     fn problems(&self) -> String {
-        let summary = self.0.summary.clone().unwrap_or_default();
-        let mut text = String::new();
-        for (n, problem) in summary.problems.iter().enumerate() {
-            text.push_str(&format!("\n\nproblem: {problem}"));
-            if let Some(step) = self.0.next_steps.get(n).filter(|step| !step.is_empty()) {
-                text.push_str(&format!("\n  next: {step}"));
-            }
-        }
-        text
+        let summary = self.summary();
+        let steps = self.0.next_steps.iter().map(String::as_str);
+        let steps = steps.chain(std::iter::repeat(""));
+        let problems = summary.problems.iter().zip(steps);
+        let lines = problems.map(|(problem, step)| match step {
+            "" => format!("problem: {problem}"),
+            step => format!("problem: {problem}\n  next: {step}"),
+        });
+        lines.collect::<Vec<_>>().join("\n")
     }
 }
 
-/// Nothing instead of `none`, so that the line is left out.
-fn unless_none(text: &str) -> String {
-    if text == "none" {
-        String::new()
-    } else {
-        text.to_owned()
+/// State of replication, and why it stands still if it does.
+fn flow(peer: &PeerDescription) -> String {
+    match peer.blocked.as_str() {
+        "" => peer.state.clone(),
+        why if why == peer.state => peer.state.clone(),
+        why => format!("{} ({why})", peer.state),
     }
 }
 
-/// `index (term)`.
-fn position(id: Option<LogId>) -> String {
-    let id = id.unwrap_or_default();
-    format!("{} (term {})", id.index, id.term)
-}
-
-fn position_json(id: Option<LogId>) -> Value {
-    id.map_or(
-        Value::Null,
-        |id| json!({ "index": id.index, "term": id.term }),
+fn catching_up(c: &CatchUpProgress) -> String {
+    format!(
+        "{} catches up: {} entries done, {} left ({}), for {} so far",
+        c.name,
+        c.entries_done,
+        c.entries_left,
+        bytes_text(c.size_bytes_left),
+        millis(c.elapsed_us),
     )
+}
+
+/// A span that is mostly short.
+fn millis(us: u64) -> String {
+    match us {
+        ..10_000_000 => format!("{:.1} ms", us as f64 / 1e3),
+        _ => format!("{:.1} s", us as f64 / 1e6),
+    }
 }
 
 impl Document for Described {
     const KIND: &'static str = "group-description";
 
     fn json(&self) -> Value {
-        let it = &self.0;
-        let summary = it.summary.clone().unwrap_or_default();
-        let seconds = |us: u64| us as f64 / 1e6;
-        let peers = it.peers.iter().map(|peer| {
-            json!({
-                "id": id_json(peer.node),
-                "name": peer.name,
-                "voter": peer.voter,
-                "state": peer.state,
-                "match_index": peer.match_index,
-                "next_index": peer.next_index,
-                "inflight_messages": peer.inflight_messages,
-                "inflight_size_bytes": peer.inflight_size_bytes,
-                "last_contact_seconds": peer.last_contact_us.map(seconds),
-                "read_only": peer.read_only,
-            })
-        });
-        let catching_up = it.catching_up.iter().map(|peer| {
-            json!({
-                "id": id_json(peer.node),
-                "name": peer.name,
-                "entries_left": peer.entries_left,
-                "size_bytes_left": peer.size_bytes_left,
-                "entries_done": peer.entries_done,
-                "seconds": seconds(peer.elapsed_us),
-            })
-        });
-        let mut document = json!({
-            "id": id_json(summary.id),
-            "name": summary.name,
-            "plugin": summary.plugin,
-            "plugin_name": summary.plugin_name,
-            "plugin_version": it.plugin_version,
-            "node": id_json(it.node),
-            "node_name": it.node_name,
-            "role": summary.role,
-            "leader": summary.leader.map(id_json),
-            "leader_name": summary.leader.map(|_| summary.leader_name.clone()),
-            "term": summary.term,
-            "voted_for": it.voted_for.map(id_json),
-            "configuration": configuration_json(
-                &it.configuration.clone().unwrap_or_default(),
-                &it.nodes,
-            ),
-            "configuration_index": it.configuration_index,
-            "change_stage": it.change_stage,
-            "transfer_target": it.transfer_target,
-            "log_start": position_json(it.log_start),
-            "last": position_json(it.last),
-            "snapshot": position_json(it.snapshot),
-            "durable_index": it.durable_index,
-            "commit_index": summary.commit_index,
-            "applying_index": it.applying_index,
-            "applied_index": summary.applied_index,
-            "outcome_hash": it.outcome_hash,
-            "problems": summary.problems,
-            "next_steps": it.next_steps,
-        });
-        let rest = json!({
-            "peers": peers.collect::<Vec<_>>(),
-            "catching_up": catching_up.collect::<Vec<_>>(),
-            "lease": it.lease,
-            "lease_epoch": it.lease_epoch,
-            "read_only": it.read_only,
-            "group_read_only": it.group_read_only,
-            "proposals_pending": it.proposals_pending,
-            "reads_pending": it.reads_pending,
-            "apply_queue": it.apply_queue,
-            "uncommitted_size_bytes": it.uncommitted_size_bytes,
-            "cache_size_bytes": it.cache_size_bytes,
-            "log_size_bytes": it.log_size_bytes,
-            "plugin_memory_size_bytes": it.plugin_memory_size_bytes,
-            "leader_last_contact_seconds": it.leader_last_contact_us.map(seconds),
-            "election_timer_seconds": it.election_timer_us.map(seconds),
-            "election_timeout_seconds": seconds(it.election_timeout_us),
-            "max_clock_drift_seconds": seconds(it.max_clock_drift_us),
-            "priority": it.priority,
-            "engine_profile": it.engine_profile,
-            "failure": it.failure,
-        });
-        if let (Some(document), Value::Object(rest)) = (document.as_object_mut(), rest) {
-            document.extend(rest);
-        }
-        document
+        Value::Object(document(&self.0))
     }
 
     fn text(&self, wide: bool) -> String {
         let mut rows = self.head();
-        rows.extend(self.indexes());
-        if wide {
+        let opened = !is_broken(&self.0);
+        if opened {
+            rows.extend(self.part());
+            rows.extend(self.indexes());
+        }
+        if opened && wide {
             rows.extend(self.details());
         }
-        let peers = if self.0.peers.is_empty() {
-            String::new()
-        } else {
-            self.peers()
-        };
-        let text = format!("{}\n\n{peers}", fields(&rows));
-        format!("{}{}", text.trim_end(), self.problems())
+        let mut blocks = vec![fields(&rows)];
+        if !self.0.peers.is_empty() {
+            blocks.push(self.peers());
+            if wide {
+                blocks.push(self.traffic());
+            }
+        }
+        blocks.extend([self.remarks(), self.problems()]);
+        blocks.retain(|block| !block.is_empty());
+        blocks.join("\n\n")
     }
 
     fn names(&self) -> Vec<String> {
-        vec![self.0.summary.clone().unwrap_or_default().name]
+        vec![self.summary().name]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kontiki_client::proto::{LogId, Timers};
+
+    fn leader() -> GroupDescription {
+        GroupDescription {
+            summary: Some(GroupSummary {
+                id: 7,
+                name: "orders".into(),
+                role: "leader".into(),
+                leader: Some(1),
+                leader_name: "n1".into(),
+                commit_index: 9,
+                problems: vec!["the disk is slow".into()],
+                ..Default::default()
+            }),
+            node_name: "n1".into(),
+            change_stage: "none".into(),
+            last: Some(LogId { term: 2, index: 9 }),
+            machine_state: "idle".into(),
+            snapshot_status: "IDLE".into(),
+            log_size_bytes: Some(0),
+            timers: Some(Timers {
+                heartbeat: Some(Timer {
+                    span_us: 100_000,
+                    left_us: Some(25_000),
+                }),
+                ..Default::default()
+            }),
+            peers: vec![PeerDescription {
+                name: "n2".into(),
+                part: "voter".into(),
+                state: "probe".into(),
+                blocked: "retry".into(),
+                match_index: 4,
+                heartbeats_sent: 31,
+                connection_error: "refused".into(),
+                ..Default::default()
+            }],
+            next_steps: vec!["look at it".into()],
+            ..Default::default()
+        }
+    }
+
+    fn lines(wide: bool) -> String {
+        Described(leader()).text(wide)
+    }
+
+    #[test]
+    fn a_leader_shows_peers_remarks_and_problems() {
+        let text = lines(false);
+        for part in [
+            "log            first 1, last 9 (term 2), durable 0, committed 9",
+            "state machine  idle, handed over 0, applied 0",
+            "n2    voter  probe (retry)  4      5    0 (0 B)    never",
+            "no connection to n2: refused",
+            "problem: the disk is slow\n  next: look at it",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        for absent in ["change under way", "transfer", "snapshot", "SENT TO"] {
+            assert!(!text.contains(absent), "{absent} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn wide_adds_timers_traffic_and_sizes() {
+        let text = lines(true);
+        for part in [
+            "heartbeat in 25.0 ms (of 100.0 ms)",
+            "0 B: nothing was flushed to them yet",
+            "SENT TO",
+            "31",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        assert!(!text.contains("end of vote"), "{text}");
+    }
+
+    #[test]
+    fn a_broken_replica_shows_why_and_what_to_do_and_no_zeros() {
+        let what = "this replica cannot be opened: its plugin is gone";
+        let broken = GroupDescription {
+            summary: Some(GroupSummary {
+                id: 7,
+                name: "orders".into(),
+                role: kontiki::raft_stat::BROKEN.into(),
+                problems: vec![what.into()],
+                ..Default::default()
+            }),
+            node: 2,
+            node_name: "n2".into(),
+            failure: what.into(),
+            next_steps: vec!["push it".into()],
+            ..Default::default()
+        };
+        let text = Described(broken).text(true);
+        assert_eq!(
+            text,
+            format!(
+                "group    orders (id 7)\nseen by  n2 (id 2), broken\n\n\
+                 problem: {what}\n  next: push it"
+            )
+        );
     }
 }

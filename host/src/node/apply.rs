@@ -9,7 +9,7 @@ use kontiki_raft::{ApplyBatch, Entry, EntryKind, GroupId, LogId, LogIndex};
 use kontiki_storage::Storage;
 use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 use tracing::{error, info, warn};
@@ -17,9 +17,61 @@ use tracing::{error, info, warn};
 /// Bytes read back from the log at once while catching up.
 const READ_SIZE_BYTES_MAX: usize = 1 << 20;
 
+/// What a machine's thread is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum MachineState {
+    /// Makes the instance.
+    #[default]
+    Starting,
+    /// Waits for something to do.
+    Idle,
+    /// Applies entries that were in the log when the node started.
+    Replaying,
+    /// Applies entries.
+    Applying,
+    /// Answers a query.
+    Querying,
+    /// Makes the instance anew from the log, after one that faulted.
+    Rebuilding,
+    /// Stands still: the plugin or the log failed it.
+    Faulted,
+    /// Its thread has ended.
+    Ended,
+}
+
+impl MachineState {
+    const ALL: [Self; 8] = [
+        Self::Starting,
+        Self::Idle,
+        Self::Replaying,
+        Self::Applying,
+        Self::Querying,
+        Self::Rebuilding,
+        Self::Faulted,
+        Self::Ended,
+    ];
+
+    /// Its name on pages.
+    pub(crate) fn as_str(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Idle => "idle",
+            Self::Replaying => "replaying",
+            Self::Applying => "applying",
+            Self::Querying => "querying",
+            Self::Rebuilding => "rebuilding",
+            Self::Faulted => "faulted",
+            Self::Ended => "ended",
+        }
+    }
+}
+
 /// What a group's machine looks like from outside; written by its thread only.
 #[derive(Debug, Default)]
 pub(crate) struct ApplyView {
+    /// A [`MachineState`].
+    state: AtomicU8,
     applied_index: AtomicU64,
     applied_term: AtomicU64,
     outcome_hash: AtomicU64,
@@ -41,6 +93,7 @@ pub(crate) struct ApplyView {
 /// A copy of [`ApplyView`].
 #[derive(Clone, Debug, Default)]
 pub(crate) struct ApplyStatus {
+    pub(crate) state: MachineState,
     pub(crate) applied: LogId,
     pub(crate) outcome_hash: u64,
     pub(crate) memory_size_bytes: u64,
@@ -55,6 +108,7 @@ impl ApplyView {
     pub(crate) fn status(&self) -> ApplyStatus {
         let get = |value: &AtomicU64| value.load(Ordering::Acquire);
         ApplyStatus {
+            state: self.state(),
             applied: LogId::new(
                 kontiki_raft::Term(get(&self.applied_term)),
                 LogIndex(get(&self.applied_index)),
@@ -67,6 +121,19 @@ impl ApplyView {
             call_time_ns: get(&self.call_time_ns),
             queries: get(&self.queries),
         }
+    }
+
+    fn state(&self) -> MachineState {
+        let stored = usize::from(self.state.load(Ordering::Relaxed));
+        let known = MachineState::ALL.get(stored);
+        *known.expect("only states are stored")
+    }
+
+    /// Enters a state and says which was left.
+    fn enter(&self, state: MachineState) -> MachineState {
+        let left = self.state();
+        self.state.store(state as u8, Ordering::Relaxed);
+        left
     }
 
     /// Why the machine stands still, if it does.
@@ -256,6 +323,7 @@ impl Worker {
                 worker.stop(stopped);
             }
         });
+        self.rest();
         while let Ok(job) = queue.recv() {
             match job {
                 Job::Apply(batch, replies) => self.guarded(|worker| worker.apply(batch, replies)),
@@ -263,6 +331,7 @@ impl Worker {
                 Job::Sweep => self.sweep(),
                 Job::Stop => return,
             }
+            self.rest();
         }
     }
 
@@ -287,6 +356,14 @@ impl Worker {
     fn note_waiting(&self) {
         let waiting = self.waiting.len() as u64;
         self.view.waiting.store(waiting, Ordering::Relaxed);
+    }
+
+    /// Nothing is under way any more.
+    fn rest(&self) {
+        self.view.enter(match self.fault {
+            Some(_) => MachineState::Faulted,
+            None => MachineState::Idle,
+        });
     }
 
     fn make_machine(&mut self) -> Result<(), Stopped> {
@@ -324,6 +401,12 @@ impl Worker {
     fn apply(&mut self, batch: ApplyBatch, replies: Vec<(LogIndex, Reply)>) {
         let entries = (batch.last.0 + 1).saturating_sub(batch.first.0);
         let mut replies = VecDeque::from(replies);
+        if self.fault.is_none() {
+            self.view.enter(match self.replaying {
+                true => MachineState::Replaying,
+                false => MachineState::Applying,
+            });
+        }
         if self.fault.is_none()
             && let Err(stopped) = self.apply_batch(batch, &mut replies)
         {
@@ -495,6 +578,7 @@ impl Worker {
     /// Makes the machine anew and brings it to where it was, from the log.
     fn rebuild(&mut self) -> Result<(), Stopped> {
         let wanted = self.state;
+        let doing = self.view.enter(MachineState::Rebuilding);
         info!(
             group = self.group.0,
             index = wanted.applied.index.0,
@@ -510,6 +594,7 @@ impl Worker {
             );
         }
         self.state = wanted;
+        self.view.enter(doing);
         rebuilt
     }
 
@@ -554,6 +639,7 @@ impl Worker {
             return;
         };
         self.view.queries.fetch_add(1, Ordering::Relaxed);
+        self.view.enter(MachineState::Querying);
         let answer = match machine.query(&query.request) {
             Ok(result) => Ok(Applied {
                 position: Position {
@@ -602,6 +688,13 @@ impl Worker {
             }
         }
         self.note_waiting();
+    }
+}
+
+/// However the thread ends, a panic included.
+impl Drop for Worker {
+    fn drop(&mut self) {
+        self.view.enter(MachineState::Ended);
     }
 }
 

@@ -15,6 +15,9 @@ use tokio::sync::oneshot;
 const GROUP: GroupId = GroupId(7);
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// Held by a test, so that a machine stays in its command or query `hold`.
+static GATE: Mutex<()> = Mutex::new(());
+
 /// Counts as the native counter does, but traps at the command and the query `trap`. As a Wasm
 /// instance it is of no use after that.
 struct Fragile {
@@ -63,6 +66,9 @@ impl Machine for Fragile {
                 let fault = self.trap(Export::Apply);
                 return Err(ApplyFault { entry, fault });
             }
+            if payload == b"hold" {
+                drop(GATE.lock().unwrap());
+            }
             answers.push(Answer::Ok(self.value.to_string().as_bytes()));
             self.value += 1;
         }
@@ -71,6 +77,9 @@ impl Machine for Fragile {
 
     fn query(&mut self, request: &[u8]) -> Result<Result<Vec<u8>, String>, Fault> {
         assert!(!self.poisoned, "called after a trap");
+        if request == b"hold" {
+            drop(GATE.lock().unwrap());
+        }
         match request {
             b"trap" => Err(self.trap(Export::Query)),
             _ => Ok(Ok(self.value.to_string().into_bytes())),
@@ -105,6 +114,11 @@ struct Bench {
 
 /// A log of a configuration entry and these commands, and a machine for it.
 fn bench(commands: &[&str]) -> Bench {
+    bench_replaying(commands, LogIndex(0))
+}
+
+/// As [`bench`]; entries up to `replay_until` were there when the node started.
+fn bench_replaying(commands: &[&str], replay_until: LogIndex) -> Bench {
     let members = Configuration::stable(MemberSet::of_voters([NodeId(1)]));
     let kinds = [EntryKind::Configuration(members.into())]
         .into_iter()
@@ -127,7 +141,7 @@ fn bench(commands: &[&str]) -> Bench {
         group: GROUP,
         storage,
         plugin: PluginSource::Test(fragile),
-        replay_until: LogIndex(0),
+        replay_until,
         report: Box::new(move |report| {
             let _ = sender.send(report);
         }),
@@ -212,6 +226,15 @@ impl Bench {
         let reply = reply.into();
         self.applier.query(LogIndex(after), request.into(), reply);
         answer
+    }
+
+    /// Waits until the machine's thread is in that state.
+    fn reaches(&self, state: MachineState) {
+        let deadline = std::time::Instant::now() + PATIENCE;
+        while self.applier.view().status().state != state {
+            assert!(std::time::Instant::now() < deadline, "never {state:?}");
+            std::thread::yield_now();
+        }
     }
 
     /// Reports up to and including the first that fails or reaches the end.
@@ -341,4 +364,33 @@ fn queries_that_nobody_asks_any_more_are_not_kept() {
         bench.applier.sweep();
         std::thread::yield_now();
     }
+}
+
+#[test]
+fn the_thread_says_what_it_is_doing() {
+    let bench = bench(&["hold", "trap"]);
+    bench.reaches(MachineState::Idle);
+    let held = GATE.lock().unwrap();
+    let query = bench.query(0, "hold");
+    bench.reaches(MachineState::Querying);
+    drop(bench.apply_all(true));
+    drop(held);
+    assert!(text(query).is_ok());
+    bench.reaches(MachineState::Faulted);
+    bench.applier.stop();
+    bench.reaches(MachineState::Ended);
+}
+
+#[test]
+fn the_log_of_an_earlier_run_is_replayed() {
+    let held = GATE.lock().unwrap();
+    let bench = bench_replaying(&["hold", "hold"], LogIndex(2));
+    let answers = bench.apply_all(true);
+    bench.reaches(MachineState::Replaying);
+    drop(held);
+    for answer in answers {
+        assert!(text(answer).is_ok());
+    }
+    bench.reaches(MachineState::Idle);
+    assert_eq!(bench.last_report(), ApplyReport::Applied(LogIndex(3)));
 }

@@ -1,6 +1,7 @@
 //! What every part of a node shares, and how groups are opened, made and taken back.
 
 use super::apply::{Applier, ApplierConfig};
+use super::broken::Broken;
 use super::budget::Budget;
 use super::clock::Clock;
 use super::group::{Completion, Group, Mailbox, State};
@@ -34,8 +35,8 @@ pub(crate) struct Context {
     pub(crate) router: Router,
     /// The node's settings changed at run time, laid over the configuration.
     pub(super) overrides: Mutex<Overrides>,
-    /// Groups found in storage that could not be opened, by name, with the reason.
-    pub(crate) broken: Mutex<BTreeMap<String, String>>,
+    /// Groups found in storage that could not be opened, by name.
+    pub(crate) broken: Mutex<BTreeMap<String, Broken>>,
     pub(crate) loading: AtomicBool,
     pub(crate) draining: AtomicBool,
     /// Cancelled when the node takes no more requests.
@@ -131,13 +132,15 @@ impl Context {
 
     async fn open_record(self: &Arc<Self>, record: &GroupRecord) {
         let _one_at_a_time = self.making.lock().await;
-        let (name, error) = match registry::spec(record) {
-            Ok(spec) => (spec.name.clone(), self.open(spec).await.err()),
-            Err(error) => (record.id.to_string(), Some(error.into())),
+        let (spec, opened) = match registry::spec(record) {
+            Ok(spec) => (Some(spec.clone()), self.open(spec).await),
+            Err(error) => (None, Err(error.into())),
         };
-        if let Some(error) = error {
-            tracing::error!(group = %name, %error, "a group cannot be opened");
-            lock(&self.broken).insert(name, error.to_string());
+        if let Err(error) = opened {
+            let broken = Broken::new(record.id, spec, &error);
+            tracing::error!(group = %broken.name(), %error, next_step = broken.problem.next_step,
+                "a group cannot be opened");
+            lock(&self.broken).insert(broken.name(), broken);
         }
     }
 
@@ -331,10 +334,10 @@ impl Context {
                 next_step: "see to the disk, then restart this node".to_owned(),
             });
         }
-        for (name, error) in lock(&self.broken).iter() {
+        for (name, broken) in lock(&self.broken).iter() {
             problems.push(Problem {
-                what: format!("group {name:?} cannot be opened: {error}"),
-                next_step: "see to the cause, then restart this node".to_owned(),
+                what: format!("group {name:?}: {}", broken.problem.what),
+                next_step: broken.problem.next_step.clone(),
             });
         }
         for peer in self

@@ -1,6 +1,7 @@
 //! One node: its listeners and the groups it hosts.
 
 pub(crate) mod apply;
+pub(crate) mod broken;
 mod budget;
 pub(crate) mod clock;
 pub(crate) mod context;

@@ -229,6 +229,8 @@ pub struct GroupStatus {
     pub messages_dropped: u64,
     /// What is wrong, in words, and what to do about it.
     pub problems: Vec<Problem>,
+    /// The snapshot that the leader offers and this version cannot install.
+    pub snapshot_refused: Option<LogId>,
 }
 
 /// Something that is wrong with a group or a node.

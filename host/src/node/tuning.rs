@@ -190,7 +190,9 @@ impl Context {
                 self.put_in_force(group, settings)
             });
             skipped.extend(join_all(orders).await.into_iter().flatten());
-            skipped.extend(lock(&self.broken).clone());
+            let broken = lock(&self.broken);
+            let broken = broken.values();
+            skipped.extend(broken.map(|broken| (broken.name(), broken.problem.what.clone())));
         }
         let own = Overrides::default();
         let layers = Layers {

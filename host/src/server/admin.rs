@@ -2,7 +2,7 @@
 
 use super::Shared;
 use super::deadline::deadline;
-use super::describe::{describe, full_summary, role_name};
+use super::describe::{broken_summary, describe, describe_broken, full_summary};
 use super::forward::{failed_hop, hop, may_forward, other_leader};
 use super::status::{Fault, Reason};
 use super::{create_group, log, membership, read_only, recover, settings};
@@ -191,14 +191,7 @@ impl Admin for AdminService {
         let summaries = join_all(all.iter().map(|group| full_summary(context, group))).await;
         // A group that has just ended is no group any more.
         let mut groups: Vec<_> = summaries.into_iter().flatten().collect();
-        for (name, error) in lock(&context.broken).iter() {
-            groups.push(v1::GroupSummary {
-                name: name.clone(),
-                role: role_name(Role::Stopped).to_owned(),
-                problems: vec![error.clone()],
-                ..v1::GroupSummary::default()
-            });
-        }
+        groups.extend(lock(&context.broken).values().map(broken_summary));
         Ok(Response::new(v1::ListGroupsReply { groups }))
     }
 
@@ -209,6 +202,12 @@ impl Admin for AdminService {
         let deadline = deadline(&request);
         let may_forward = may_forward(&request) && !request.get_ref().local;
         let request = request.into_inner();
+        // Whoever asks for the group rather than for this replica is told to ask another node.
+        if request.local
+            && let Some(description) = describe_broken(&self.shared.context, &request.group)
+        {
+            return Ok(Response::new(description));
+        }
         let group = self.shared.group(&request.group)?;
         if let Some(leader) = self.elsewhere(&group, may_forward) {
             let mut admin = self.shared.forwarder.admin(&leader)?;

@@ -1,7 +1,9 @@
 //! gRPC health: the process as a whole under the empty name, each group as `group/<name>`.
 
 use super::Shared;
+use crate::node::context::lock;
 use std::collections::BTreeMap;
+use std::fmt;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
@@ -52,6 +54,11 @@ async fn watch(shared: &Shared, mut reporter: HealthReporter) {
             let name = format!("group/{}", group.name());
             tell(&mut reporter, &mut told, name, group.is_healthy()).await;
         }
+        let broken: Vec<_> = lock(&shared.context.broken).keys().cloned().collect();
+        for group in broken {
+            let name = format!("group/{group}");
+            tell(&mut reporter, &mut told, name, false).await;
+        }
         let gone: Vec<_> = told
             .keys()
             .filter(|name| is_gone(shared, name))
@@ -66,8 +73,11 @@ async fn watch(shared: &Shared, mut reporter: HealthReporter) {
 }
 
 fn is_gone(shared: &Shared, service: &str) -> bool {
+    let context = &shared.context;
+    let is_here =
+        |name| context.router.by_name(name).is_some() || lock(&context.broken).contains_key(name);
     let group = service.strip_prefix("group/");
-    group.is_some_and(|name| shared.context.router.by_name(name).is_none())
+    group.is_some_and(|name| !is_here(name))
 }
 
 async fn tell(
@@ -88,10 +98,101 @@ async fn tell(
 }
 
 /// Whether new work is welcome here.
+/// A replica that cannot be opened is its group's trouble here, unlike in [`checks`]: the other
+/// groups are served.
 pub(crate) fn is_ready(shared: &Shared) -> bool {
     let context = &shared.context;
     !context.is_stopping()
         && !context.draining.load(Ordering::Acquire)
         && !context.loading.load(Ordering::Acquire)
         && !context.storage.metrics().failed
+}
+
+/// Something that must hold for a node to take work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Check {
+    name: &'static str,
+    pub(crate) passed: bool,
+    /// What was found, if there is more to say than yes or no.
+    note: String,
+}
+
+impl Check {
+    fn new(name: &'static str, passed: bool) -> Self {
+        let note = String::new();
+        Self { name, passed, note }
+    }
+}
+
+/// `[+] name note`, with a minus if it failed.
+impl fmt::Display for Check {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mark = if self.passed { '+' } else { '-' };
+        write!(f, "[{mark}] {}", self.name)?;
+        match self.note.as_str() {
+            "" => Ok(()),
+            note => write!(f, " {note}"),
+        }
+    }
+}
+
+/// Everything that must hold before work is sent here and the next node is restarted.
+pub(crate) fn checks(shared: &Shared) -> Vec<Check> {
+    let context = &shared.context;
+    let draining = context.draining.load(Ordering::Acquire);
+    let loading = context.loading.load(Ordering::Acquire);
+    let broken: Vec<_> = lock(&context.broken).keys().cloned().collect();
+    vec![
+        Check::new("storage", !context.storage.metrics().failed),
+        groups_loaded(loading, context.router.all().len(), &broken),
+        Check::new("not_draining", !draining),
+        Check::new("not_stopping", !context.is_stopping()),
+    ]
+}
+
+/// A replica that cannot be opened is missing from its group's majority: whoever restarts one node
+/// after the other must not go on to the next.
+fn groups_loaded(loading: bool, opened: usize, broken: &[String]) -> Check {
+    let mut note = format!("{opened}/{}", opened + broken.len());
+    if loading {
+        note = format!("{note} so far");
+    }
+    if !broken.is_empty() {
+        note = format!("{note}, not opened: {}", broken.join(", "));
+    }
+    let passed = !loading && broken.is_empty();
+    Check {
+        note,
+        ..Check::new("groups_loaded", passed)
+    }
+}
+
+/// Whether every group here has a leader and a plugin that runs.
+pub(crate) fn leaders(shared: &Shared) -> Check {
+    let groups = shared.context.router.all();
+    let without: Vec<_> = groups.iter().filter(|group| !group.is_healthy()).collect();
+    let names: Vec<_> = without.iter().map(|group| group.name()).collect();
+    Check {
+        note: names.join(", "),
+        ..Check::new("leader", names.is_empty())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_group_that_cannot_be_opened_fails_the_check() {
+        let check = |loading, opened, broken: &[&str]| {
+            let broken: Vec<_> = broken.iter().map(|&name| name.to_owned()).collect();
+            groups_loaded(loading, opened, &broken).to_string()
+        };
+        assert_eq!(check(false, 2, &[]), "[+] groups_loaded 2/2");
+        assert_eq!(
+            check(false, 0, &["a"]),
+            "[-] groups_loaded 0/1, not opened: a"
+        );
+        assert_eq!(check(true, 1, &[]), "[-] groups_loaded 1/1 so far");
+    }
 }

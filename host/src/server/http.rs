@@ -1,8 +1,9 @@
 //! HTTP pages: health checks, metrics, `/raft_stat`, `/flags`.
 
-use super::metrics;
 use super::raft_stat::{self, Format};
-use super::{Shared, settings};
+use super::status::Fault;
+use super::{Shared, accept, settings};
+use super::{health, metrics};
 use crate::node::overrides::Edit;
 use axum::Router;
 use axum::extract::{Path, Query, State};
@@ -12,10 +13,10 @@ use axum::routing::get;
 use kontiki_proto::v1::GetSettingsReply;
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::sync::atomic::Ordering;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tonic::Code;
 use tracing::error;
 
 type Params = Query<BTreeMap<String, String>>;
@@ -51,40 +52,19 @@ async fn livez() -> &'static str {
 
 /// Whether new work is welcome, check by check with `?verbose`.
 async fn readyz(State(shared): State<Shared>, Query(params): Params) -> Response {
-    let context = &shared.context;
-    let (opened, broken) = {
-        let broken = crate::node::context::lock(&context.broken).len();
-        (context.router.all().len(), broken)
-    };
-    let mut checks = vec![
-        ("storage", !context.storage.metrics().failed, String::new()),
-        (
-            "groups_loaded",
-            !context.loading.load(Ordering::Acquire),
-            format!("{opened}/{}", opened + broken),
-        ),
-        (
-            "not_draining",
-            !context.draining.load(Ordering::Acquire),
-            String::new(),
-        ),
-        ("not_stopping", !context.is_stopping(), String::new()),
-    ];
+    let mut checks = health::checks(&shared);
     if params.get("require").is_some_and(|what| what == "leader") {
-        let led = context.router.all().iter().all(|group| group.is_healthy());
-        checks.push(("leader", led, String::new()));
+        checks.push(health::leaders(&shared));
     }
-    let ready = checks.iter().all(|(_, ok, _)| *ok);
-    let code = if ready {
-        StatusCode::OK
-    } else {
-        StatusCode::SERVICE_UNAVAILABLE
+    let ready = checks.iter().all(|check| check.passed);
+    let code = match ready {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
     };
     let mut text = String::new();
     if params.contains_key("verbose") || !ready {
-        for (name, ok, note) in checks {
-            let mark = if ok { "+" } else { "-" };
-            let _ = writeln!(text, "[{mark}] {name} {note}");
+        for check in &checks {
+            let _ = writeln!(text, "{check}");
         }
     }
     text.push_str(if ready { "ok\n" } else { "not ready\n" });
@@ -102,9 +82,13 @@ async fn raft_stat_all(
     Query(params): Params,
     headers: HeaderMap,
 ) -> Response {
-    let format = format(&params, &headers);
-    let descriptions = raft_stat::all(&shared).await;
-    page(format, raft_stat::render(format, &descriptions))
+    match format(&params, &headers) {
+        Ok(format) => {
+            let stat = raft_stat::all(&shared).await;
+            page(StatusCode::OK, format, raft_stat::render(format, &stat))
+        }
+        Err(refused) => refused,
+    }
 }
 
 async fn raft_stat_one(
@@ -113,30 +97,56 @@ async fn raft_stat_one(
     Query(params): Params,
     headers: HeaderMap,
 ) -> Response {
-    let format = format(&params, &headers);
+    let format = match format(&params, &headers) {
+        Ok(format) => format,
+        Err(refused) => return refused,
+    };
     match raft_stat::one(&shared, &group).await {
-        Ok(description) => page(format, raft_stat::render_one(format, &description)),
-        Err(fault) => (StatusCode::NOT_FOUND, format!("{}\n", fault.message())).into_response(),
+        Ok(description) => {
+            // There is something to say of it, but it serves nothing.
+            let code = match crate::raft_stat::is_broken(&description) {
+                true => StatusCode::SERVICE_UNAVAILABLE,
+                false => StatusCode::OK,
+            };
+            page(code, format, raft_stat::render_one(format, &description))
+        }
+        Err(fault) => page(
+            http_code(&fault),
+            format,
+            raft_stat::render_fault(format, &fault),
+        ),
     }
 }
 
-fn format(params: &BTreeMap<String, String>, headers: &HeaderMap) -> Format {
-    let accept = headers
-        .get(header::ACCEPT)
-        .and_then(|value| value.to_str().ok());
-    let asked = params.get("format").map(String::as_str);
-    match asked.or(accept) {
-        Some("json" | "application/json") => Format::Json,
-        _ => Format::Text,
+/// The HTTP code for a failure.
+fn http_code(fault: &Fault) -> StatusCode {
+    match fault.code() {
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::InvalidArgument => StatusCode::BAD_REQUEST,
+        Code::Unavailable | Code::ResourceExhausted => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        Code::FailedPrecondition | Code::Aborted | Code::AlreadyExists => StatusCode::CONFLICT,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
 
-fn page(format: Format, text: String) -> Response {
+/// The format that is wanted, or the refusal of one that there is not.
+#[expect(clippy::result_large_err, reason = "it is handed on at once")]
+fn format(params: &BTreeMap<String, String>, headers: &HeaderMap) -> Result<Format, Response> {
+    let header = headers.get(header::ACCEPT);
+    let accepted = header.and_then(|value| value.to_str().ok());
+    let named = params.get("format").map(String::as_str);
+    let refusal = "format is `text` or `json`\n";
+    accept::format(named, accepted)
+        .ok_or_else(|| (StatusCode::BAD_REQUEST, refusal).into_response())
+}
+
+fn page(code: StatusCode, format: Format, text: String) -> Response {
     let kind = match format {
         Format::Text => "text/plain; charset=utf-8",
         Format::Json => "application/json",
     };
-    ([(header::CONTENT_TYPE, kind)], text).into_response()
+    (code, [(header::CONTENT_TYPE, kind)], text).into_response()
 }
 
 async fn flags(State(shared): State<Shared>) -> Response {
@@ -213,5 +223,28 @@ fn flags_page(reply: &GetSettingsReply, wanted: impl Fn(&str) -> bool) -> Respon
     match text.is_empty() {
         true => (StatusCode::NOT_FOUND, "there is no such flag\n").into_response(),
         false => text.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::server::status::Reason;
+
+    #[test]
+    fn failures_that_pass_are_503_and_what_is_not_there_404() {
+        for (reason, code) in [
+            (Reason::GroupNotFound, 404),
+            (Reason::ReplicaFailed, 503),
+            (Reason::GroupLoading, 503),
+            (Reason::ShuttingDown, 503),
+            (Reason::Busy, 503),
+            (Reason::InvalidArgument, 400),
+            (Reason::DeadlineExceeded, 504),
+            (Reason::StorageFailed, 500),
+        ] {
+            let fault = Fault::new(reason, "x");
+            assert_eq!(http_code(&fault).as_u16(), code, "{reason:?}");
+        }
     }
 }

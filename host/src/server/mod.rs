@@ -1,10 +1,13 @@
 //! What a node serves: gRPC for clients, operators and peers, and HTTP pages.
 
+mod accept;
 mod admin;
 mod client;
 mod create_group;
 mod deadline;
 mod describe;
+#[cfg(test)]
+mod failure_page_tests;
 mod forward;
 mod health;
 mod http;
@@ -83,8 +86,8 @@ impl Shared {
         if let Some(handle) = self.context.router.by_name(name) {
             return Ok(handle);
         }
-        if let Some(error) = lock(&self.context.broken).get(name) {
-            let message = format!("this node's replica cannot be opened: {error}");
+        if let Some(broken) = lock(&self.context.broken).get(name) {
+            let message = broken.problem.what.clone();
             return Err(Fault::new(Reason::ReplicaFailed, message).of_group(name));
         }
         if self.context.loading.load(Ordering::Acquire) {

@@ -26,6 +26,10 @@ macro_rules! reasons {
         }
 
         impl Reason {
+            /// Every reason, for tests that hold documents to them.
+            #[cfg(test)]
+            pub(crate) const ALL: &[Self] = &[$(Self::$reason,)*];
+
             fn row(self) -> (Code, &'static str, u64) {
                 match self {
                     $(Self::$reason => (Code::$code, $name, $retry_ms),)*
@@ -78,6 +82,11 @@ impl Reason {
     /// Its name on the wire.
     pub(crate) fn as_str(self) -> &'static str {
         self.row().1
+    }
+
+    /// Its code.
+    pub(crate) fn code(self) -> Code {
+        self.row().0
     }
 }
 
@@ -174,6 +183,14 @@ impl Fault {
 
     pub(crate) fn outcome(&self) -> Outcome {
         self.0.outcome
+    }
+
+    /// Its code: the other node's if it was passed on.
+    pub(crate) fn code(&self) -> Code {
+        match &self.0.passed_on {
+            Some(status) => status.code(),
+            None => self.0.reason.code(),
+        }
     }
 
     pub(crate) fn message(&self) -> &str {

@@ -174,6 +174,11 @@ impl Disk {
         sequence <= self.done
     }
 
+    /// Writes under way.
+    pub(crate) fn pending_count(&self) -> usize {
+        self.pending.len()
+    }
+
     /// When the oldest write under way was issued.
     pub(crate) fn oldest_issued(&self) -> Option<Instant> {
         self.pending.front().map(|write| write.issued)

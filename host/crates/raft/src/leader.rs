@@ -116,6 +116,8 @@ impl Core {
         for peer in &mut leading.peers {
             let commit = commit.min(peer.match_index);
             peer.commit_sent = peer.commit_sent.max(commit);
+            peer.traffic.heartbeats_sent += 1;
+            peer.traffic.heartbeats_unanswered += 1;
             let news = |(horizon, echo): (Horizon, _)| HorizonNews {
                 commit: horizon.commit,
                 age: self.now.since(horizon.as_of),
@@ -178,6 +180,7 @@ impl Core {
             .retain(|peer| peer.leaving.is_none_or(|(_, until)| now < until));
         for peer in &mut leading.peers {
             if peer.flow == Flow::Replicate && peer.is_overdue(retry, now) {
+                peer.failed();
                 peer.doubt_stream();
             }
         }
@@ -193,6 +196,7 @@ impl Core {
             return;
         };
         let peer = &mut leading.peers[at];
+        peer.failed();
         if peer.flow == Flow::Replicate {
             peer.probe_later(self.now);
         }

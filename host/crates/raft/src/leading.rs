@@ -200,4 +200,10 @@ impl Leading {
     pub(crate) fn quorum_heard_at(&self, now: Instant) -> Option<Instant> {
         self.agreed(now, |peer| peer.acked_sent_at.unwrap_or(peer.since))
     }
+
+    /// Time until the leader steps down if nobody answers from now on.
+    pub(crate) fn patience_left(&self, now: Instant, timeout: Duration) -> Duration {
+        let heard = self.quorum_heard_at(now).unwrap_or(self.since);
+        heard.plus(timeout).since(now)
+    }
 }

@@ -101,4 +101,7 @@ pub use message::{
 pub use planted::PlantedBug;
 pub use recovery::{HardState, Recovered, SnapshotMeta, TermStart};
 pub use settings::{Settings, SettingsError};
-pub use status::{CatchUp, LeaseStatus, PeerState, PeerStatus, Role, Status, TransferStatus};
+pub use status::{
+    Blocked, CatchUp, LeaseStatus, PeerPart, PeerState, PeerStatus, Role, Status, Timer, Timers,
+    Traffic, TransferStatus,
+};

@@ -19,7 +19,7 @@ use alloc::vec::Vec;
 pub(crate) struct Change {
     /// Who asked; nobody if it was taken over from an earlier leader.
     token: Option<Token>,
-    target: MemberSet,
+    pub(crate) target: MemberSet,
     pub(crate) stage: Stage,
     pub(crate) since: Instant,
 }

@@ -1,6 +1,8 @@
 //! How far replication to one peer has come (etcd's `Progress`).
 
-use crate::{Echo, Instant, LeasePromise, LogId, LogIndex, NodeId, PeerState, ReadId};
+use crate::{
+    Echo, Instant, LeasePromise, LogId, LogIndex, NodeId, PeerPart, PeerState, ReadId, Traffic,
+};
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
@@ -45,6 +47,8 @@ pub(crate) struct Peer {
     /// When this record was made.
     pub(crate) since: Instant,
     pub(crate) read_only: bool,
+    /// Counted for people; decides nothing.
+    pub(crate) traffic: Traffic,
     /// Highest commit index sent to it.
     pub(crate) commit_sent: LogIndex,
     /// Entries being read back from disk for it, and their first index.
@@ -94,6 +98,7 @@ impl Peer {
             last_answer: None,
             since: now,
             read_only: false,
+            traffic: Traffic::default(),
             commit_sent: LogIndex(0),
             reading: None,
             catch_up_from: LogIndex(0),
@@ -103,6 +108,15 @@ impl Peer {
     /// Whether it votes in either set.
     pub(crate) fn is_voter(&self) -> bool {
         self.in_current || self.in_old
+    }
+
+    pub(crate) fn part(&self) -> PeerPart {
+        match (self.is_voter(), self.member, self.leaving) {
+            (true, ..) => PeerPart::Voter,
+            (false, true, _) => PeerPart::Learner,
+            (false, false, None) => PeerPart::CatchingUp,
+            (false, false, Some(_)) => PeerPart::Leaving,
+        }
     }
 
     pub(crate) fn state(&self) -> PeerState {
@@ -271,8 +285,15 @@ impl Peer {
         }
     }
 
+    /// Takes note that something sent to it was lost.
+    pub(crate) fn failed(&mut self) {
+        self.traffic.consecutive_errors += 1;
+    }
+
     pub(crate) fn heard(&mut self, now: Instant, sent_at: Option<Instant>) {
         self.last_answer = Some(now);
+        self.traffic.heartbeats_unanswered = 0;
+        self.traffic.consecutive_errors = 0;
         self.acked_sent_at = self.acked_sent_at.max(sent_at);
     }
 

@@ -4,8 +4,8 @@ use crate::core::Core;
 use crate::planted::PlantedBug;
 use crate::progress::{Flow, Peer};
 use crate::{
-    AppendEntries, AppendEntriesReply, Effect, Effects, Entry, InstallSnapshot, Instant, LogId,
-    LogIndex, Message, MessageBody, NodeId, ReadError, ReadId, Settings, Term,
+    AppendEntries, AppendEntriesReply, Blocked, Effect, Effects, Entry, InstallSnapshot, Instant,
+    LogId, LogIndex, Message, MessageBody, NodeId, ReadError, ReadId, Settings, Term,
 };
 use alloc::vec::Vec;
 
@@ -71,10 +71,9 @@ impl Sender<'_> {
             Flow::Probe { outstanding } => outstanding.is_none_or(|(_, at)| due(at)),
             Flow::Snapshot { at, .. } => due(at),
             Flow::Replicate => {
-                peer.reading.is_none()
-                    && peer.inflight_messages() < self.settings.inflight_messages_max
-                    && (self.any_size
-                        || peer.inflight_size_bytes() < self.settings.inflight_size_bytes_max)
+                let any =
+                    self.any_size && peer.inflight_messages() < self.settings.inflight_messages_max;
+                peer.reading.is_none() && (any || has_room(peer, self.settings))
             }
         }
     }
@@ -94,6 +93,8 @@ impl Sender<'_> {
         peer.sent(sequence, last, size_bytes, self.now);
         // The peer caps it at what this message shows to match.
         peer.commit_sent = peer.commit_sent.max(self.commit.min(last));
+        peer.traffic.appends_sent += 1;
+        peer.traffic.entries_sent += entries.len() as u64;
         let body = MessageBody::AppendEntries(AppendEntries {
             prev,
             entries,
@@ -127,6 +128,7 @@ impl Sender<'_> {
             return false;
         };
         peer.await_snapshot(snapshot.last_included, self.now);
+        peer.traffic.installs_sent += 1;
         let body = MessageBody::InstallSnapshot(InstallSnapshot {
             snapshot: snapshot.clone(),
         });
@@ -139,6 +141,25 @@ impl Sender<'_> {
         let term = self.term;
         let message = Message { term, body };
         out.push(Effect::Send { to, message });
+    }
+}
+
+/// Whether the window of what is in flight to `peer` is open.
+fn has_room(peer: &Peer, settings: &Settings) -> bool {
+    peer.inflight_messages() < settings.inflight_messages_max
+        && peer.inflight_size_bytes() < settings.inflight_size_bytes_max
+}
+
+/// Why nothing is sent to `peer` now; what is due at the next heartbeat is still blocked.
+pub(crate) fn blocked(peer: &Peer, settings: &Settings) -> Option<Blocked> {
+    match peer.flow {
+        Flow::Probe { outstanding } => outstanding.map(|(sequence, _)| match sequence {
+            0 => Blocked::Retry,
+            _ => Blocked::Probe,
+        }),
+        Flow::Snapshot { .. } => Some(Blocked::Snapshot),
+        Flow::Replicate if peer.reading.is_some() => Some(Blocked::Disk),
+        Flow::Replicate => (!has_room(peer, settings)).then_some(Blocked::Window),
     }
 }
 

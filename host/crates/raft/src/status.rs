@@ -1,6 +1,6 @@
 //! What a replica says about itself.
 
-use crate::{Configuration, LogId, LogIndex, NodeId, Term};
+use crate::{Configuration, LogId, LogIndex, MemberSet, NodeId, Term};
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -45,6 +45,74 @@ pub enum PeerState {
     Snapshot,
 }
 
+/// What a peer is to the leader that replicates to it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PeerPart {
+    /// Votes in a set in force.
+    Voter,
+    /// Receives everything and does not vote.
+    Learner,
+    /// Receives the log before a change that adds it is logged.
+    CatchingUp,
+    /// Left the configuration, and is sent what tells it so.
+    Leaving,
+}
+
+/// Why a leader sends a peer no entries at this moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Blocked {
+    /// The window of messages or bytes in flight is full.
+    Window,
+    /// A probe is out; entries follow its answer.
+    Probe,
+    /// Messages to it were lost; the next try is due after the retry interval.
+    Retry,
+    /// Entries are being read back from disk for it.
+    Disk,
+    /// It is fetching a snapshot.
+    Snapshot,
+}
+
+/// What a leader has sent to a peer since it began to lead, or since the peer was added.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Traffic {
+    /// Heartbeats, those that confirm reads included.
+    pub heartbeats_sent: u64,
+    /// `AppendEntries`, probes and news of the commit index included.
+    pub appends_sent: u64,
+    /// Entries in them; those that were repeated count again.
+    pub entries_sent: u64,
+    /// Offers of a snapshot.
+    pub installs_sent: u64,
+    /// Heartbeats sent since its last answer.
+    pub heartbeats_unanswered: u64,
+    /// Failures since its last answer: the host could not send, or an append got no answer within
+    /// the retry interval.
+    pub consecutive_errors: u64,
+}
+
+/// A timer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timer {
+    /// What it is set to.
+    pub span: Duration,
+    /// Time until it fires; none while it does not run.
+    pub left: Option<Duration>,
+}
+
+/// The timers of a replica. Each runs in one part only (braft's are the first three).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timers {
+    /// Runs while following: silence after which this replica campaigns, its random part included.
+    pub election: Timer,
+    /// Runs while asking for votes: how long until an undecided vote is given up.
+    pub vote: Timer,
+    /// Runs while leading: how long until this leader steps down if nobody answers any more.
+    pub step_down: Timer,
+    /// Runs while leading: the next round of heartbeats.
+    pub heartbeat: Timer,
+}
+
 /// A peer as the leader sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PeerStatus {
@@ -52,6 +120,8 @@ pub struct PeerStatus {
     pub node: NodeId,
     /// Whether it votes.
     pub voter: bool,
+    /// What it is to the leader.
+    pub part: PeerPart,
     /// State of replication.
     pub state: PeerState,
     /// Last entry known to be durable there.
@@ -66,6 +136,10 @@ pub struct PeerStatus {
     pub last_contact: Option<Duration>,
     /// Whether it said it is read-only.
     pub read_only: bool,
+    /// Why it is sent no entries now, if it is not.
+    pub blocked: Option<Blocked>,
+    /// What was sent to it.
+    pub traffic: Traffic,
 }
 
 /// Progress of a member that is catching up before a membership change is logged.
@@ -131,6 +205,8 @@ pub struct Status {
     pub catching_up: Vec<CatchUp>,
     /// Stage of a membership change: `none`, `catch-up`, `joint`, `stable`.
     pub change_stage: &'static str,
+    /// Where that change leads, if there is one.
+    pub change_target: Option<MemberSet>,
     /// Running transfer.
     pub transfer: Option<TransferStatus>,
     /// Leader lease.
@@ -151,8 +227,14 @@ pub struct Status {
     pub cache_size_bytes: usize,
     /// Time since the last message of a leader; none if there never was one.
     pub leader_last_contact: Option<Duration>,
-    /// Time until the election timer fires; none if it is not running.
-    pub election_timer: Option<Duration>,
+    /// Its timers.
+    pub timers: Timers,
+    /// Writes to the log under way.
+    pub writes_pending: usize,
+    /// Time since the oldest of them was issued.
+    pub oldest_write: Option<Duration>,
+    /// Age of a write at which a leader steps down and nobody campaigns; zero: never.
+    pub disk_stall_timeout: Duration,
     /// Election timeout in force.
     pub election_timeout: Duration,
     /// Clock drift in force.

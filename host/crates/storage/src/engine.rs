@@ -64,6 +64,8 @@ pub(crate) trait Engine: Send + Sync {
         range: Range<&[u8]>,
         visit: Visit<'_>,
     ) -> Result<(), StorageError>;
+    /// About how many bytes of files the keys of `range` take.
+    fn range_size_bytes(&self, family: Family, range: Range<&[u8]>) -> u64;
     /// Files that hold keys of `range` only and can be removed whole.
     fn files_within(&self, family: Family, range: Range<&[u8]>) -> Result<Vec<Span>, StorageError>;
     /// Removes the files that hold keys of `span` only. What was deleted may come to light again

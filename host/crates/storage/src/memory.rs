@@ -113,6 +113,11 @@ impl Engine for MemoryEngine {
         Self::visit(tables[slot(family)].range(range).rev(), visit)
     }
 
+    /// There are no files.
+    fn range_size_bytes(&self, _: Family, _: Range<&[u8]>) -> u64 {
+        0
+    }
+
     fn files_within(&self, _: Family, _: Range<&[u8]>) -> Result<Vec<Span>, StorageError> {
         Ok(Vec::new())
     }

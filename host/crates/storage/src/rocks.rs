@@ -172,6 +172,14 @@ impl Engine for RocksEngine {
         self.visit(family, range, true, visit)
     }
 
+    fn range_size_bytes(&self, family: Family, range: Range<&[u8]>) -> u64 {
+        let range = rocksdb::Range::new(range.start, range.end);
+        let sizes = self
+            .db
+            .get_approximate_sizes_cf(self.family(family), &[range]);
+        sizes.into_iter().sum()
+    }
+
     fn files_within(&self, family: Family, range: Range<&[u8]>) -> Result<Vec<Span>, StorageError> {
         let files = self
             .db
@@ -299,6 +307,12 @@ mod tests {
         };
         let before = groups.map(files);
         assert!(before[0] >= 8 && before[1] >= 8, "{before:?}");
+        for id in groups {
+            let size = storage.log_size_bytes(id).unwrap();
+            // 400 entries of 8 KiB each.
+            assert!((3_000_000..4_000_000).contains(&size), "{size}");
+        }
+        assert_eq!(storage.log_size_bytes(GroupId(3)).unwrap(), 0);
 
         storage.compact(GroupId(1), LogId::new(Term(1), LogIndex(390)));
         let deadline = Instant::now() + Duration::from_secs(30);
@@ -307,6 +321,7 @@ mod tests {
             std::thread::sleep(Duration::from_millis(5));
         }
         assert_eq!(files(GroupId(2)), before[1]);
+        assert!(storage.log_size_bytes(GroupId(1)).unwrap() < 1_000_000);
         let found = storage.recover(GroupId(1), usize::MAX).unwrap();
         assert_eq!(found.tail.len(), 10);
         assert_eq!(

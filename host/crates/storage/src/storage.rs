@@ -127,6 +127,15 @@ pub trait Storage: Send + Sync {
     /// A failed write.
     fn put_node_record(&self, key: &str, value: &[u8]) -> Result<(), StorageError>;
 
+    /// About how many bytes the group's log takes in table files. What is still in the memory
+    /// tables and the write-ahead log, which all groups share, is not counted, so a short log has
+    /// none; what is compacted is, until its files are gone. Reads no entries, but may read the
+    /// index of a file: not for a thread of a runtime.
+    ///
+    /// # Errors
+    /// `Closed`.
+    fn log_size_bytes(&self, id: GroupId) -> Result<u64, StorageError>;
+
     /// Counters so far.
     fn metrics(&self) -> StorageMetrics;
 

@@ -2,7 +2,7 @@
 
 use crate::engine::{Engine, Family};
 use crate::error::StorageError;
-use crate::layout::{GROUP_RECORD, OWN_RECORD, StateKey, open_record, state_key};
+use crate::layout::{GROUP_RECORD, OWN_RECORD, StateKey, log_key, open_record, state_key};
 use crate::metrics::StorageMetrics;
 use crate::reclaim;
 use crate::recovery::{read_entries, recover};
@@ -179,6 +179,11 @@ impl Storage for Store {
     fn put_node_record(&self, key: &str, value: &[u8]) -> Result<(), StorageError> {
         let (key, value) = (key.to_owned(), value.to_vec());
         self.request(|reply| Job::PutNodeRecord { key, value, reply })
+    }
+
+    fn log_size_bytes(&self, id: GroupId) -> Result<u64, StorageError> {
+        let (from, to) = (log_key(id, LogIndex(0)), log_key(id, LogIndex(u64::MAX)));
+        Ok(self.engine()?.range_size_bytes(Family::Log, &from..&to))
     }
 
     fn metrics(&self) -> StorageMetrics {

@@ -456,9 +456,7 @@ impl Group {
     fn on_event(&mut self, event: &Event) {
         match event {
             Event::LeaderStarted { term, .. } => info!(term = term.0, "leads"),
-            Event::LeaderStopped { term, reason } => {
-                info!(term = term.0, ?reason, "leads no more");
-            }
+            Event::LeaderStopped { term, reason } => self.leader_stopped(*term, *reason),
             Event::StartedFollowing { leader, term } => {
                 self.shared.leader_changes.fetch_add(1, Ordering::Relaxed);
                 info!(leader = leader.0, term = term.0, "follows");

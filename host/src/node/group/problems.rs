@@ -3,14 +3,18 @@
 use super::Group;
 use crate::node::request::{GroupStatus, Problem};
 use crate::transport::Transport;
-use kontiki_raft::{NodeId, Role};
+use kontiki_raft::{NodeId, Role, StopReason, Term};
 use std::sync::atomic::Ordering;
+use std::time::Duration;
+use tracing::{info, warn};
 
 impl Group {
     pub(super) fn status(&self) -> GroupStatus {
         let core = self.core.status(self.clock.now());
         let answered = &self.shared.answered;
+        let refused = self.state.snapshot_refused.as_ref();
         GroupStatus {
+            snapshot_refused: refused.map(|snapshot| snapshot.last_included),
             waiting: self.state.waiting.len(),
             answered: [
                 self.applier.view().answered(),
@@ -62,6 +66,7 @@ impl Group {
                 "remove this node from the group and add a node with an empty directory",
             );
         }
+        problems.extend(slow_disk_problem(core));
         problems.extend(no_leader_problem(core, &self.transport));
         if core.group_read_only || core.read_only {
             problems.push(Problem {
@@ -71,6 +76,54 @@ impl Group {
         }
         problems
     }
+
+    /// Says that a leadership is over: aloud if something is wrong with this node or its links.
+    pub(super) fn leader_stopped(&self, term: Term, reason: StopReason) {
+        let term = term.0;
+        match reason {
+            StopReason::DiskStalled => {
+                let core = self.core.status(self.clock.now());
+                warn!(
+                    term,
+                    write_age_ms = millis(core.oldest_write.unwrap_or_default()),
+                    limit_ms = millis(core.disk_stall_timeout),
+                    "the disk stalls; leadership was given up"
+                );
+            }
+            StopReason::QuorumLost => {
+                warn!(term, "no majority answers; leadership was given up");
+            }
+            _ => info!(term, ?reason, "leads no more"),
+        }
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// A write that takes longer than an election: clients wait, and a leader may have to give up.
+fn slow_disk_problem(core: &kontiki_raft::Status) -> Option<Problem> {
+    let age = core
+        .oldest_write
+        .filter(|age| *age > core.election_timeout)?;
+    if core.role == Role::Stopped {
+        return None;
+    }
+    let limit = core.disk_stall_timeout;
+    let stalls = !limit.is_zero() && age >= limit;
+    let took = age.as_secs_f64();
+    let what = match stalls {
+        true => format!(
+            "this node does not lead while the disk stalls: a write has taken {took:.1} s so far"
+        ),
+        false => format!("this node's disk is slow: a write has taken {took:.1} s so far"),
+    };
+    let next_step = "look at this node's disk: how busy it is, and what the system says of it";
+    Some(Problem {
+        what,
+        next_step: next_step.to_owned(),
+    })
 }
 
 /// Why there is no leader, as far as this replica can tell.
@@ -107,4 +160,41 @@ fn no_leader_problem(core: &kontiki_raft::Status, transport: &Transport) -> Opti
         what,
         next_step: next_step.to_owned(),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use kontiki_raft::{Core, Instant, MemberSet, Recovered, Settings};
+
+    fn status(write_age_ms: u64) -> kontiki_raft::Status {
+        let members = MemberSet::of_voters([NodeId(1)]);
+        let (settings, now) = (Settings::default(), Instant(0));
+        let core = Core::new(NodeId(1), settings, members, Recovered::default(), now, 7);
+        kontiki_raft::Status {
+            oldest_write: Some(Duration::from_millis(write_age_ms)),
+            ..core.status(now)
+        }
+    }
+
+    #[test]
+    fn a_slow_write_is_a_problem_and_a_stalled_one_says_what_it_costs() {
+        assert_eq!(slow_disk_problem(&status(900)), None);
+        let slow = slow_disk_problem(&status(2_500)).unwrap();
+        assert_eq!(
+            slow.what,
+            "this node's disk is slow: a write has taken 2.5 s so far"
+        );
+        let stalled = slow_disk_problem(&status(10_000)).unwrap();
+        assert!(
+            stalled
+                .what
+                .starts_with("this node does not lead while the disk stalls")
+        );
+        let quiet = kontiki_raft::Status {
+            oldest_write: None,
+            ..status(0)
+        };
+        assert_eq!(slow_disk_problem(&quiet), None);
+    }
 }

@@ -612,6 +612,7 @@ mod tests {
         let peer = |node, index| kontiki_raft::PeerStatus {
             node: NodeId(node),
             voter: true,
+            part: kontiki_raft::PeerPart::Voter,
             state: kontiki_raft::PeerState::Replicate,
             match_index: LogIndex(index),
             next_index: LogIndex(index + 1),
@@ -619,6 +620,8 @@ mod tests {
             inflight_size_bytes: 0,
             last_contact: None,
             read_only: false,
+            blocked: None,
+            traffic: kontiki_raft::Traffic::default(),
         };
         assert_breaks(oracle.matching(0, &[peer(2, 1)]), Invariant::MatchIndex);
         oracle.replicas[1].acknowledged = (Term(1), LogIndex(1));

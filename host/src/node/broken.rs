@@ -1,0 +1,120 @@
+//! Groups found in storage that cannot be opened: what is known of them, and what to do.
+
+use super::context::ReplicaError;
+use super::plugins::PluginError;
+use super::registry::RecordError;
+use super::request::Problem;
+use kontiki_proto::v1::GroupSpec;
+use kontiki_raft::GroupId;
+use kontiki_storage::StorageError;
+
+/// A replica that is in storage and takes part in nothing.
+#[derive(Clone, Debug)]
+pub(crate) struct Broken {
+    pub(crate) id: GroupId,
+    /// How the group was created; none if the record of it cannot be read.
+    pub(crate) spec: Option<GroupSpec>,
+    pub(crate) problem: Problem,
+}
+
+impl Broken {
+    pub(crate) fn new(id: GroupId, spec: Option<GroupSpec>, error: &ReplicaError) -> Self {
+        let problem = Problem {
+            what: format!("this replica cannot be opened: {error}"),
+            next_step: next_step(error).to_owned(),
+        };
+        Self { id, spec, problem }
+    }
+
+    /// The group's name, or its id in decimal if the name cannot be read.
+    pub(crate) fn name(&self) -> String {
+        match &self.spec {
+            Some(spec) => spec.name.clone(),
+            None => self.id.to_string(),
+        }
+    }
+}
+
+fn next_step(error: &ReplicaError) -> &'static str {
+    match error {
+        ReplicaError::Storage(error) => storage_step(error),
+        ReplicaError::Plugin(error) => plugin_step(error),
+        ReplicaError::Record(RecordError::Newer(_)) => NEWER,
+        ReplicaError::Record(RecordError::Damaged(_)) => DAMAGED,
+        _ => "see this node's log, then restart the node",
+    }
+}
+
+const NEWER: &str = "start this node with the newer version of Kontiki that wrote its data";
+const DAMAGED: &str = "the other members hold the data: remove this node from its groups, give it \
+                       an empty data directory and add it again";
+const PUSH: &str = "push the plugin again with `kontiki plugin push FILE`, then restart this node";
+
+fn storage_step(error: &StorageError) -> &'static str {
+    match error {
+        StorageError::Damaged { .. } => DAMAGED,
+        StorageError::NewerFormat { .. } => NEWER,
+        _ => "see to the disk, then restart this node",
+    }
+}
+
+fn plugin_step(error: &PluginError) -> &'static str {
+    match error {
+        PluginError::NotFound(_)
+        | PluginError::Storage(
+            StorageError::BlobNotFound { .. } | StorageError::BlobDamaged { .. },
+        ) => PUSH,
+        PluginError::Storage(error) => storage_step(error),
+        PluginError::NativeNotAllowed { .. } => {
+            "start this node with --allow-native-machines, as it was when the group was created"
+        }
+        _ => "this version does not run the group's plugin: go back to the version that did",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_step_fits_the_reason() {
+        let digest = || "sha256:…".to_owned();
+        let blob = || StorageError::BlobDamaged {
+            name: digest(),
+            why: "checksum".into(),
+        };
+        let damaged = StorageError::Damaged {
+            group: GroupId(7),
+            index: None,
+            why: "a hole".into(),
+        };
+        for (error, step) in [
+            (
+                ReplicaError::Plugin(PluginError::NotFound(digest())),
+                "plugin push",
+            ),
+            (
+                ReplicaError::Plugin(PluginError::Storage(blob())),
+                "plugin push",
+            ),
+            (ReplicaError::Storage(damaged), "empty data directory"),
+            (
+                ReplicaError::Storage(StorageError::Closed),
+                "see to the disk",
+            ),
+            (ReplicaError::Record(RecordError::Newer(2)), "newer version"),
+            (
+                ReplicaError::Record(RecordError::Damaged("short")),
+                "empty data directory",
+            ),
+        ] {
+            let broken = Broken::new(GroupId(7), None, &error);
+            assert!(
+                broken.problem.next_step.contains(step),
+                "{error}: {broken:?}"
+            );
+            assert!(broken.problem.what.contains(&error.to_string()));
+            assert_eq!(broken.name(), "7");
+        }
+    }
+}
