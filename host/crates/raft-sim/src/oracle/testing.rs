@@ -86,6 +86,8 @@ pub(super) fn heartbeat_reply(term: u64, read_only: bool) -> Message {
     let reply = HeartbeatReply {
         round: 1,
         read_only,
+        echo: None,
+        promise: None,
     };
     Message {
         term: Term(term),

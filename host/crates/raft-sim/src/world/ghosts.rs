@@ -173,6 +173,8 @@ pub(crate) mod tests {
                 body: MessageBody::HeartbeatReply(HeartbeatReply {
                     round: 1,
                     read_only: false,
+                    echo: None,
+                    promise: None,
                 }),
             },
         };
