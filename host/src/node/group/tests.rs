@@ -42,6 +42,10 @@ impl Storage for Disk {
         self.inner.update_group(record)
     }
 
+    fn log_size_bytes(&self, id: GroupId) -> Result<u64, StorageError> {
+        self.inner.log_size_bytes(id)
+    }
+
     fn own_record(&self, id: GroupId) -> Result<Option<Vec<u8>>, StorageError> {
         self.inner.own_record(id)
     }
