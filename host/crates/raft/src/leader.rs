@@ -155,9 +155,7 @@ impl Core {
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
-        leading
-            .peers
-            .retain(|peer| peer.leaving.is_none_or(|(_, until)| now < until));
+        leading.retain_peers(|peer| peer.leaving.is_none_or(|(_, until)| now < until));
         for peer in &mut leading.peers {
             let lost = peer
                 .oldest_inflight()

@@ -27,6 +27,8 @@ pub(crate) struct Peer {
     inflight_size_bytes: usize,
     /// Sequence of the last append.
     sequence: u64,
+    /// Answers up to this sequence were meant for an earlier record of the same node.
+    sequence_before: u64,
     /// When the latest message it answered was *sent*: the lease counts from there (trap 11).
     pub(crate) acked_sent_at: Option<Instant>,
     /// Latest heartbeat round it answered.
@@ -76,6 +78,7 @@ impl Peer {
             inflight: VecDeque::new(),
             inflight_size_bytes: 0,
             sequence: 0,
+            sequence_before: 0,
             acked_sent_at: None,
             acked_round: 0,
             last_answer: None,
@@ -85,6 +88,25 @@ impl Peer {
             reading: None,
             catch_up_from: LogIndex(0),
         }
+    }
+
+    /// The same, for a node that may have had a record before, with sequences up to `sequence`.
+    pub(crate) fn after(self, sequence: u64) -> Self {
+        Self {
+            sequence,
+            sequence_before: sequence,
+            ..self
+        }
+    }
+
+    /// Sequence of the last append.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Whether an answer with this sequence is for an append of this record.
+    pub(crate) fn is_addressed(&self, sequence: u64) -> bool {
+        self.sequence_before == 0 || sequence > self.sequence_before
     }
 
     /// Whether it votes in either set.

@@ -1,6 +1,6 @@
 //! What a replica says about itself.
 
-use crate::{Configuration, LogId, LogIndex, NodeId, Term};
+use crate::{Configuration, LogId, LogIndex, MemberSet, NodeId, Term};
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -75,7 +75,8 @@ pub struct CatchUp {
     pub node: NodeId,
     /// Entries it still lacks.
     pub entries_left: u64,
-    /// Bytes it still lacks, as far as the leader can tell from memory; a lower bound.
+    /// Bytes it still lacks, estimated: entries that the leader holds in memory are counted, older
+    /// ones taken to be of average size, and a snapshot it needs is left out.
     pub size_bytes_left: u64,
     /// Time since it began.
     pub elapsed: Duration,
@@ -131,6 +132,8 @@ pub struct Status {
     pub catching_up: Vec<CatchUp>,
     /// Stage of a membership change: `none`, `catch-up`, `joint`, `stable`.
     pub change_stage: &'static str,
+    /// Where that change leads, if there is one.
+    pub change_target: Option<MemberSet>,
     /// Running transfer.
     pub transfer: Option<TransferStatus>,
     /// Leader lease.
