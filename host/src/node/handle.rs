@@ -3,26 +3,30 @@
 use super::apply::{Applier, ApplyStatus};
 use super::clock::{Clock, micros};
 use super::request::{
-    Applied, Claim, Control, Failure, GroupStatus, Order, Outcome, Proposed, Query,
+    Applied, Check, Claim, Control, Failure, GroupStatus, Order, Outcome, Proposed, Query,
+    Retirement,
 };
 use bytes::Bytes;
 use kontiki_plugin::Description;
 use kontiki_proto::v1::GroupSpec;
 use kontiki_raft::{
-    GroupId, Instant, LogIndex, Message, NodeId, ReadMode, RejectReason, Role, Term,
+    GroupId, HardState, Instant, LogIndex, MemberSet, Message, NodeId, ReadMode, RejectReason,
+    Role, Term,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// A replica in four words; changes are announced.
+/// A replica in a few words; changes are announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Brief {
     pub(crate) role: Role,
     pub(crate) term: Term,
     pub(crate) leader: Option<NodeId>,
     pub(crate) commit: LogIndex,
+    /// The configuration in force has this node in it.
+    pub(crate) member: bool,
 }
 
 impl Default for Brief {
@@ -32,6 +36,7 @@ impl Default for Brief {
             term: Term(0),
             leader: None,
             commit: LogIndex(0),
+            member: false,
         }
     }
 }
@@ -240,6 +245,20 @@ impl GroupHandle {
         let (reply, answer) = oneshot::channel();
         self.control(Control::Order(order, reply)).await?;
         answer.await.unwrap_or(Err(Failure::ShuttingDown))
+    }
+
+    /// Where an order would lead, and in which term that was found; nothing is done.
+    pub(crate) async fn check(&self, check: Check) -> Result<(MemberSet, Term), Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.control(Control::Check(check, reply)).await?;
+        answer.await.unwrap_or(Err(Failure::ShuttingDown))
+    }
+
+    /// Ends the replica for good if the condition holds; its term and vote then.
+    pub(crate) async fn retire(&self, condition: Retirement) -> Result<Option<HardState>, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.control(Control::Retire(condition, reply)).await?;
+        answer.await.map_err(|_| Failure::ShuttingDown)
     }
 
     pub(crate) async fn control(&self, control: Control) -> Result<(), Failure> {

@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod clock;
 pub(crate) mod context;
+mod departed;
 mod group;
 pub mod handle;
 mod listen;

@@ -6,7 +6,7 @@ use crate::node::context::Context;
 use crate::node::handle::GroupHandle;
 use crate::node::request::{Failure, GroupStatus};
 use crate::transport::Transport;
-use crate::transport::convert::{configuration_to_wire, log_id_to_wire};
+use crate::transport::convert::{configuration_to_wire, log_id_to_wire, members_to_wire};
 use kontiki_proto::v1;
 use kontiki_raft::{CatchUp, LeaseStatus, NodeId, PeerState, PeerStatus, Role};
 
@@ -163,17 +163,20 @@ pub(crate) async fn describe(
             .into_iter()
             .map(|problem| problem.next_step)
             .collect(),
-        nodes: introductions(transport, &core.configuration),
+        nodes: introductions(transport, core),
         log_size_bytes: 0,
+        change_target: core.change_target.as_ref().map(members_to_wire),
     })
 }
 
-fn introductions(
-    transport: &Transport,
-    configuration: &kontiki_raft::Configuration,
-) -> Vec<v1::Introduction> {
-    let members = configuration.members().into_iter();
+/// Members, and those that a change under way would make members.
+fn introductions(transport: &Transport, core: &kontiki_raft::Status) -> Vec<v1::Introduction> {
+    let mut members = core.configuration.members();
+    for target in &core.change_target {
+        members.extend(target.voters.iter().chain(&target.learners));
+    }
     members
+        .into_iter()
         .filter_map(|node| transport.introduction(node))
         .collect()
 }
