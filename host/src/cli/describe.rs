@@ -1,8 +1,11 @@
 //! `kontiki group describe`: everything known of one replica.
 
-use super::names::{bytes_text, configuration_json, configuration_text, id_json, name_of};
+use super::names::{
+    bytes_text, configuration_json, configuration_text, id_json, members_text, name_of,
+};
 use super::output::{Document, fields, table};
-use kontiki_client::proto::{GroupDescription, LogId};
+use super::progress::{catch_up_json, node_line};
+use kontiki_client::proto::{GroupDescription, LogId, PeerDescription};
 use serde_json::{Value, json};
 
 /// One replica's account of its group.
@@ -38,7 +41,7 @@ impl Described {
                     .unwrap_or_default(),
             ),
             ("members", configuration_text(&configuration, &it.nodes)),
-            ("change under way", unless_none(&it.change_stage)),
+            ("change under way", self.change()),
             ("transfer to", it.transfer_target.clone()),
             ("failure", it.failure.clone()),
         ]
@@ -102,7 +105,7 @@ impl Described {
 
     fn peers(&self) -> String {
         let rows = self.0.peers.iter().map(|peer| {
-            let part = if peer.voter { "voter" } else { "learner" };
+            let part = self.part(peer);
             let heard = peer
                 .last_contact_us
                 .map(|us| format!("{:.1} ms", us as f64 / 1e3));
@@ -130,6 +133,35 @@ impl Described {
             "HEARD",
         ];
         table(head, rows.collect())
+    }
+
+    /// What a peer is, by the configuration in force: one that is catching up is no member yet.
+    fn part(&self, peer: &PeerDescription) -> &'static str {
+        let configuration = self.0.configuration.clone().unwrap_or_default();
+        let sets = configuration.current.iter().chain(&configuration.old);
+        let learns = sets
+            .flat_map(|set| &set.learners)
+            .any(|id| *id == peer.node);
+        let joins = self.0.catching_up.iter().any(|one| one.node == peer.node);
+        match (peer.voter, learns, joins) {
+            (true, ..) => "voter",
+            (_, true, _) => "learner",
+            (_, _, true) => "joining",
+            (false, false, false) => "leaving",
+        }
+    }
+
+    /// The membership change under way: its stage, where it leads, how far it is.
+    fn change(&self) -> String {
+        let it = &self.0;
+        let mut text = unless_none(&it.change_stage);
+        if let Some(target) = &it.change_target {
+            text.push_str(&format!(", to {}", members_text(target, &it.nodes)));
+        }
+        for node in &it.catching_up {
+            text.push_str(&format!("; {}", node_line(node)));
+        }
+        text
     }
 
     fn problems(&self) -> String {
@@ -188,16 +220,7 @@ impl Document for Described {
                 "read_only": peer.read_only,
             })
         });
-        let catching_up = it.catching_up.iter().map(|peer| {
-            json!({
-                "id": id_json(peer.node),
-                "name": peer.name,
-                "entries_left": peer.entries_left,
-                "size_bytes_left": peer.size_bytes_left,
-                "entries_done": peer.entries_done,
-                "seconds": seconds(peer.elapsed_us),
-            })
-        });
+        let catching_up = it.catching_up.iter().map(catch_up_json);
         let mut document = json!({
             "id": id_json(summary.id),
             "name": summary.name,
