@@ -348,7 +348,11 @@ async fn nodes_that_move_at_once_find_each_other_by_way_of_one_that_stays() {
     }
     // Neither is told where the other is; their configurations name the old addresses.
     cluster.connected().await;
-    add(&cluster, 1, 1).await;
+    cluster.leader("counter").await;
+    let answered = wait_for("a command by way of one that moved", || async {
+        apply(&mut cluster.client(1), "counter", "add 1").await.ok()
+    });
+    assert!(answered.await.1.is_ok());
     cluster.agree("counter").await;
 
     // The one that stayed is not needed for that any more.
@@ -356,7 +360,10 @@ async fn nodes_that_move_at_once_find_each_other_by_way_of_one_that_stays() {
     cluster.stop_node(0).await;
     cluster.start_node(0).await;
     cluster.connected().await;
-    add(&cluster, 0, 1).await;
+    let answered = wait_for("a command by the two that moved", || async {
+        apply(&mut cluster.client(0), "counter", "add 1").await.ok()
+    });
+    assert!(answered.await.1.is_ok());
     cluster.stop().await;
 }
 

@@ -202,8 +202,9 @@ async fn a_change_that_catches_up_is_cancelled_and_leaves_nothing() {
         let second = second.unwrap_err();
         assert_eq!(details(&second).0, "MEMBERSHIP_BUSY");
         assert!(second.message().contains("cancel"), "{second}");
-        let drained = cluster.admin(0).drain(v1::DrainRequest { undo: false });
-        let stayed = drained.await.unwrap().into_inner().stayed;
+        let drain = v1::DrainRequest { undo: false };
+        let drained = cluster.admin(0).drain(drain).await.unwrap();
+        let stayed = drained.into_inner().stayed;
         assert!(stayed[0].contains("cancel"), "{stayed:?}");
         let cut = purge(&cluster, 1, Some("counter")).await;
         assert!(cut.is_err(), "it is on its way in");
@@ -330,6 +331,7 @@ async fn cluster_stuck_in_a_joint_change() -> (Cluster, std::thread::JoinHandle<
         .try_create_group("counter", COUNTER, &["n1", "n2", "n3"])
         .await
         .unwrap();
+    add(&cluster, 0, 1).await;
     for learner in ["n4", "n5"] {
         change(&cluster, 0, Change::AddLearner(learner.into()), None)
             .await
@@ -422,6 +424,7 @@ async fn a_forced_membership_is_checked_in_the_rehearsal_and_names_what_it_drops
         .try_create_group("counter", COUNTER, &["n1", "n2"])
         .await
         .unwrap();
+    add(&cluster, 0, 1).await;
     change(&cluster, 0, Change::AddLearner("n3".into()), None)
         .await
         .unwrap();
