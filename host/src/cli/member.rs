@@ -137,13 +137,27 @@ pub(crate) async fn run(global: &Global, command: &MemberCommand) -> Result<()> 
         change: Some(change),
         expected: how.expected(),
     };
-    execute(global, request, !how.no_wait).await?;
+    let done = execute(global, request, !how.no_wait).await;
+    done.map_err(|failure| match demotion(command, &failure) {
+        Some(hint) => failure.with_hint(hint),
+        None => failure,
+    })?;
     if let Some(node) = removed {
         global.out().note(&format!(
             "{node} keeps its replica; `kontiki member purge {node} --group {group}` deletes it"
         ));
     }
     Ok(())
+}
+
+/// What to type instead of adding a voter as a learner.
+fn demotion(command: &MemberCommand, failure: &Failure) -> Option<String> {
+    let MemberCommand::Add(args) = command else {
+        return None;
+    };
+    let (node, group) = (&args.common.node, &args.common.how.group.group);
+    let votes = args.learner && failure.message().contains("is a voter already");
+    votes.then(|| format!("kontiki member demote {node} --group {group}"))
 }
 
 impl How {

@@ -68,7 +68,6 @@ fn line(progress: &MembershipProgress) -> String {
     let nodes: Vec<String> = progress.catching_up.iter().map(node_line).collect();
     let what = match progress.stage.as_str() {
         "catch-up" => "catching up",
-        "starting" => "making replicas",
         "joint" => "joint: both majorities needed",
         "stable" => "committing the final membership",
         stage => stage,

@@ -38,7 +38,14 @@ pub(crate) async fn run(global: &Global, args: &PurgeArgs) -> Result<()> {
         dry_run: args.confirm.is_none(),
         confirm: args.confirm.clone().unwrap_or_default(),
     };
-    let reply = there.admin().purge(request).await?;
+    let reply = there.admin().purge(request).await.map_err(|error| {
+        let is_member = error.reason().as_str() == "STILL_MEMBER";
+        let failure = Failure::from(error);
+        match is_member {
+            true => failure.with_hint(format!("kontiki member remove {node} --group {group}")),
+            false => failure,
+        }
+    })?;
     let client = global.client();
     let members = client.members().await.unwrap_or_default().into_iter();
     let nodes = members.map(|member| Introduction {

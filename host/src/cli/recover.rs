@@ -112,8 +112,14 @@ fn offline(global: &Global, args: &RecoverArgs, directory: &Path) -> Result<()> 
     let name = args.name.as_ref().unwrap_or(&args.survivors[0]);
     let done = args.confirm.is_some();
     let reset = kontiki::node::offline::reset_peers;
-    let (reply, nodes) =
+    let (mut reply, nodes) =
         reset(directory, name, &args.group, &args.survivors, done).map_err(offline_failure)?;
+    if args.survivors.len() > 1 {
+        let compare = "only this log was looked at: run this without --confirm on the directory of \
+                       each survivor, and recover the one whose log ends in the highest term, then \
+                       at the highest index; another would overwrite entries that it still has";
+        reply.warnings.push(compare.to_owned());
+    }
     let recovery = Recovery {
         group: &args.group,
         done,
@@ -191,11 +197,7 @@ impl Recovery<'_> {
         match (self.survivors, self.compared) {
             (1, _) => format!("{}, the only survivor", self.through),
             (_, true) => format!("{}, whose log is furthest of the survivors'", self.through),
-            (_, false) => format!(
-                "{}; nobody compared its log: run this without --confirm on the directory of each \
-                 survivor, and take the one of the highest term, then of the highest index",
-                self.through
-            ),
+            (_, false) => format!("{}, compared with no other survivor", self.through),
         }
     }
 

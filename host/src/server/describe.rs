@@ -172,7 +172,7 @@ pub(crate) async fn describe(
 /// Members, and those that a change under way would make members.
 fn introductions(transport: &Transport, core: &kontiki_raft::Status) -> Vec<v1::Introduction> {
     let mut members = core.configuration.members();
-    for target in &core.change_target {
+    if let Some(target) = &core.change_target {
         members.extend(target.voters.iter().chain(&target.learners));
     }
     members
