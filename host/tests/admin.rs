@@ -6,7 +6,7 @@ mod support;
 use kontiki_proto::v1;
 use kontiki_proto::v1::Consistency::Linearizable;
 use kontiki_proto::v1::change_membership_request::Change;
-use support::{Cluster, Data, apply, details, query, wait_for};
+use support::{Cluster, Data, apply, details, free_address, query, wait_for};
 use tokio_stream::StreamExt as _;
 use tonic::{Code, Status};
 
@@ -109,14 +109,8 @@ async fn a_change_is_refused_unless_the_membership_is_the_expected_one() {
     };
     let leader = cluster.leader("counter").await;
     add(&cluster, leader, 1).await;
-    let mut reports = cluster
-        .admin(leader)
-        .change_membership(request)
-        .await
-        .unwrap()
-        .into_inner();
-    let refused = reports.next().await.unwrap().unwrap_err();
-    assert_eq!(details(&refused).0, "MEMBERSHIP_UNEXPECTED");
+    let refused = cluster.admin(leader).change_membership(request).await;
+    assert_eq!(details(&refused.unwrap_err()).0, "MEMBERSHIP_UNEXPECTED");
     cluster.stop().await;
 }
 
@@ -339,6 +333,38 @@ async fn a_wiped_node_is_refused_under_its_old_name_until_it_is_forgotten() {
         cluster.admin(index).forget_node(request).await.unwrap();
     }
     cluster.connected().await;
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn nodes_that_move_at_once_find_each_other_by_way_of_one_that_stays() {
+    let mut cluster = Cluster::start(3, Data::Disk).await;
+    cluster.create_group("counter", COUNTER).await;
+    add(&cluster, 0, 3).await;
+    cluster.stop_node(0).await;
+    cluster.stop_node(1).await;
+    for index in [0, 1] {
+        cluster.options(index).listen = Some(free_address());
+        cluster.start_node(index).await;
+    }
+    // Neither is told where the other is; their configurations name the old addresses.
+    cluster.connected().await;
+    cluster.leader("counter").await;
+    let answered = wait_for("a command by way of one that moved", || async {
+        apply(&mut cluster.client(1), "counter", "add 1").await.ok()
+    });
+    assert!(answered.await.1.is_ok());
+    cluster.agree("counter").await;
+
+    // The one that stayed is not needed for that any more.
+    cluster.stop_node(2).await;
+    cluster.stop_node(0).await;
+    cluster.start_node(0).await;
+    cluster.connected().await;
+    let answered = wait_for("a command by the two that moved", || async {
+        apply(&mut cluster.client(0), "counter", "add 1").await.ok()
+    });
+    assert!(answered.await.1.is_ok());
     cluster.stop().await;
 }
 

@@ -99,6 +99,7 @@ fn exit_2_for_a_wrong_command_line() {
         "bench --clients 0",
         "dev -n 0",
         "recover g --survivors n1 --confirm other",
+        "member purge n1 --group g --confirm other",
         "serve --no-such-flag",
     ] {
         let run = types(line);
@@ -454,7 +455,10 @@ fn every_command_has_help_and_dangerous_ones_say_so() {
             "{command} is not in the overview"
         );
     }
-    assert!(types("recover --help").stdout.contains("DESTRUCTIVE"));
+    for destructive in ["recover --help", "member purge --help"] {
+        let help = types(destructive).stdout;
+        assert!(help.contains("DESTRUCTIVE"), "{destructive}: {help}");
+    }
 }
 
 #[test]

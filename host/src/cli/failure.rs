@@ -165,10 +165,18 @@ fn hint(error: &Error) -> Option<String> {
                 .into()
         }
         "GROUP_NOT_FOUND" => "kontiki group list".into(),
-        "GROUP_EXISTS" | "NO_LEADER" | "LEADER_UNREACHABLE" | "MEMBERSHIP_BUSY" => {
+        "GROUP_EXISTS" | "NO_LEADER" | "LEADER_UNREACHABLE" | "MEMBERSHIP_UNSURE" => {
             format!("kontiki group describe {group}")
         }
-        "MEMBERSHIP_UNEXPECTED" => format!("kontiki member list --group {group}"),
+        "MEMBERSHIP_BUSY" => format!(
+            "`kontiki member list --group {group}` shows it; `kontiki member cancel --group \
+             {group}` gives it up while it is catching up"
+        ),
+        "STILL_MEMBER" => format!("kontiki member remove NODE --group {group}"),
+        "TRANSFER_WENT_ASTRAY" => format!("kontiki group transfer {group} --to NODE"),
+        "MEMBERSHIP_INVALID" | "MEMBERSHIP_UNEXPECTED" => {
+            format!("kontiki member list --group {group}")
+        }
         "PLUGIN_NOT_FOUND" | "PLUGIN_AMBIGUOUS" => "kontiki plugin list".into(),
         "NODE_NOT_FOUND" | "PEER_UNREACHABLE" => "kontiki node list".into(),
         "READ_ONLY" => format!("kontiki group read-only {group} off"),

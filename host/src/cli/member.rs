@@ -3,9 +3,11 @@
 use super::cluster;
 use super::context::Global;
 use super::failure::{Failure, Result};
-use super::names::{configuration_json, configuration_text, id_json, members_text, name_of};
+use super::membership::{cancel, execute};
+use super::names::{configuration_json, id_json, members_text, name_of};
 use super::output::{Document, table};
-use super::progress::Reporter;
+use super::progress::{catch_up_json, node_line};
+use super::purge::{self, PurgeArgs};
 use clap::{Args, Subcommand};
 use kontiki_client::proto::change_membership_request::Change;
 use kontiki_client::proto::{
@@ -19,7 +21,7 @@ pub(crate) enum MemberCommand {
     /// Lists the members of a group and how far each is
     #[command(visible_alias = "ls")]
     List(GroupArg),
-    /// Adds a node: as a learner until it has caught up, then as a voter
+    /// Adds a node; as a voter it counts only once it has caught up
     Add(AddArgs),
     /// Removes a node
     Remove(NodeArgs),
@@ -29,6 +31,13 @@ pub(crate) enum MemberCommand {
     Promote(NodeArgs),
     /// Makes a voter a learner
     Demote(NodeArgs),
+    /// Gives up a change whose new voters are still catching up
+    Cancel(GroupArg),
+    /// DESTRUCTIVE: deletes what a node still holds of a group that it was removed from
+    ///
+    /// Refused while the node is a member, and unless the group's leader, or the replica's own
+    /// emptiness, shows that it is none. Without --confirm it says what would be deleted.
+    Purge(PurgeArgs),
 }
 
 #[derive(Debug, Args)]
@@ -96,14 +105,16 @@ struct How {
 pub(crate) async fn run(global: &Global, command: &MemberCommand) -> Result<()> {
     let (change, how) = match command {
         MemberCommand::List(args) => return list(global, &args.group).await,
+        MemberCommand::Cancel(args) => return cancel(global, &args.group).await,
+        MemberCommand::Purge(args) => return purge::run(global, args).await,
         MemberCommand::Add(args) if args.learner => (
             Change::AddLearner(args.common.node.clone()),
             &args.common.how,
         ),
         MemberCommand::Add(args) => (Change::AddVoter(args.common.node.clone()), &args.common.how),
         MemberCommand::Remove(args) => (Change::Remove(args.node.clone()), &args.how),
-        MemberCommand::Promote(args) => (Change::AddVoter(args.node.clone()), &args.how),
-        MemberCommand::Demote(args) => (Change::AddLearner(args.node.clone()), &args.how),
+        MemberCommand::Promote(args) => (Change::Promote(args.node.clone()), &args.how),
+        MemberCommand::Demote(args) => (Change::Demote(args.node.clone()), &args.how),
         MemberCommand::Change(args) => {
             let voters = args.voters.clone();
             let members = NamedMembers {
@@ -116,7 +127,46 @@ pub(crate) async fn run(global: &Global, command: &MemberCommand) -> Result<()> 
     if how.plan {
         return plan(global, &how.group.group, &change).await;
     }
-    execute(global, change, how).await
+    let removed = match &change {
+        Change::Remove(node) if !how.no_wait => Some(node.clone()),
+        _ => None,
+    };
+    let group = &how.group.group;
+    let request = ChangeMembershipRequest {
+        group: group.clone(),
+        change: Some(change),
+        expected: how.expected(),
+    };
+    let done = execute(global, request, !how.no_wait).await;
+    done.map_err(|failure| match demotion(command, &failure) {
+        Some(hint) => failure.with_hint(hint),
+        None => failure,
+    })?;
+    if let Some(node) = removed {
+        global.out().note(&format!(
+            "{node} keeps its replica; `kontiki member purge {node} --group {group}` deletes it"
+        ));
+    }
+    Ok(())
+}
+
+/// What to type instead of adding a voter as a learner.
+fn demotion(command: &MemberCommand, failure: &Failure) -> Option<String> {
+    let MemberCommand::Add(args) = command else {
+        return None;
+    };
+    let (node, group) = (&args.common.node, &args.common.how.group.group);
+    let votes = args.learner && failure.message().contains("is a voter already");
+    votes.then(|| format!("kontiki member demote {node} --group {group}"))
+}
+
+impl How {
+    fn expected(&self) -> Option<NamedMembers> {
+        (!self.expect.is_empty()).then(|| NamedMembers {
+            voters: self.expect.clone(),
+            learners: self.expect_learners.clone(),
+        })
+    }
 }
 
 async fn described(global: &Global, group: &str) -> Result<GroupDescription> {
@@ -142,12 +192,56 @@ impl Members {
             .unwrap_or_default()
     }
 
+    fn old(&self) -> Option<MemberSet> {
+        self.0.configuration.as_ref()?.old.clone()
+    }
+
+    /// Everyone with a part in the group: members, those that are leaving it while it is joint, and
+    /// those that are catching up to join it.
+    fn parts(&self) -> Vec<(u64, &'static str)> {
+        let (set, old) = (self.set(), self.old().unwrap_or_default());
+        let mut parts: Vec<(u64, &'static str)> = Vec::new();
+        let joining: Vec<u64> = self.0.catching_up.iter().map(|one| one.node).collect();
+        for (ids, part) in [
+            (&set.voters, "voter"),
+            (&set.learners, "learner"),
+            (&old.voters, "leaving"),
+            (&old.learners, "leaving"),
+            (&joining, "joining"),
+        ] {
+            for id in ids {
+                if parts.iter().all(|(other, _)| other != id) {
+                    parts.push((*id, part));
+                }
+            }
+        }
+        parts
+    }
+
+    /// The change under way, if there is one: its stage, where it leads, how far it is.
+    fn change_lines(&self) -> Vec<String> {
+        let it = &self.0;
+        let mut lines = Vec::new();
+        if !matches!(it.change_stage.as_str(), "" | "none") {
+            let target = it.change_target.as_ref();
+            let target = target.map(|set| format!(", to {}", members_text(set, &it.nodes)));
+            let target = target.unwrap_or_default();
+            lines.push(format!("change under way: {}{target}", it.change_stage));
+        }
+        if let Some(old) = self.old() {
+            let (new, old) = (self.set(), members_text(&old, &it.nodes));
+            let new = members_text(&new, &it.nodes);
+            lines.push(format!(
+                "joint: majorities of {new} and of {old} are needed"
+            ));
+        }
+        lines.extend(it.catching_up.iter().map(node_line));
+        lines
+    }
+
     fn rows(&self) -> Vec<(u64, String, &'static str, String, Option<u64>)> {
-        let set = self.set();
-        let voters = set.voters.iter().map(|id| (*id, "voter"));
-        let all = voters.chain(set.learners.iter().map(|id| (*id, "learner")));
-        all.map(|(id, part)| {
-            let name = name_of(id, &self.0.nodes);
+        let row = |(id, part)| {
+            let name = name_of(id, &self.nodes());
             let peer = self.0.peers.iter().find(|peer| peer.node == id);
             match peer {
                 Some(peer) => (id, name, part, peer.state.clone(), Some(peer.match_index)),
@@ -157,8 +251,18 @@ impl Members {
                 }
                 None => (id, name, part, "unknown".to_owned(), None),
             }
-        })
-        .collect()
+        };
+        self.parts().into_iter().map(row).collect()
+    }
+
+    /// Those that are known by name: members, and those on the way in.
+    fn nodes(&self) -> Vec<Introduction> {
+        let joining = self.0.catching_up.iter().map(|one| Introduction {
+            node: one.node,
+            name: one.name.clone(),
+            ..Introduction::default()
+        });
+        self.0.nodes.iter().cloned().chain(joining).collect()
     }
 }
 
@@ -171,6 +275,11 @@ impl Document for Members {
             "group": self.0.summary.clone().unwrap_or_default().name,
             "members": self.items(),
             "change_stage": self.0.change_stage,
+            "change_target": self.0.change_target.as_ref().map(|set| {
+                let target = Configuration { current: Some(set.clone()), old: None };
+                configuration_json(&target, &self.0.nodes)["current"].clone()
+            }),
+            "catching_up": self.0.catching_up.iter().map(catch_up_json).collect::<Vec<_>>(),
             "configuration": configuration_json(&configuration, &self.0.nodes),
         })
     }
@@ -183,7 +292,11 @@ impl Document for Members {
                 let index = index.map_or("-".into(), |index| index.to_string());
                 [name, part.to_owned(), state, index, id.to_string()]
             });
-        table(["NODE", "PART", "STATE", "MATCH", "ID"], rows.collect())
+        let mut text = table(["NODE", "PART", "STATE", "MATCH", "ID"], rows.collect());
+        for line in self.change_lines() {
+            text.push_str(&format!("\n{line}"));
+        }
+        text
     }
 
     fn names(&self) -> Vec<String> {
@@ -201,84 +314,6 @@ impl Document for Members {
             })
         };
         Some(self.rows().into_iter().map(item).collect())
-    }
-}
-
-async fn execute(global: &Global, change: Change, how: &How) -> Result<()> {
-    let expected = (!how.expect.is_empty()).then(|| NamedMembers {
-        voters: how.expect.clone(),
-        learners: how.expect_learners.clone(),
-    });
-    let group = how.group.group.clone();
-    let request = ChangeMembershipRequest {
-        group: group.clone(),
-        change: Some(change),
-        expected,
-    };
-    let mut progress = global.client().admin().change_membership(request).await?;
-    let mut reporter = Reporter::new(global.out());
-    let mut last = None;
-    while let Some(message) = progress.next().await? {
-        let done = message.stage == "done";
-        if !done {
-            reporter.show(&message);
-        }
-        last = message.configuration.or(last);
-        if done || how.no_wait {
-            break;
-        }
-    }
-    reporter.finish();
-    if how.no_wait {
-        global.out().note(&format!(
-            "under way; `kontiki member list --group {group}` shows it"
-        ));
-        return Ok(());
-    }
-    let nodes = described(global, &group)
-        .await
-        .map(|it| it.nodes)
-        .unwrap_or_default();
-    let configuration = last.unwrap_or_default();
-    global.out().print(&Changed {
-        group,
-        configuration,
-        nodes,
-    });
-    Ok(())
-}
-
-struct Changed {
-    group: String,
-    configuration: Configuration,
-    nodes: Vec<Introduction>,
-}
-
-impl Document for Changed {
-    const KIND: &'static str = "membership";
-
-    fn json(&self) -> Value {
-        json!({
-            "group": self.group,
-            "configuration": configuration_json(&self.configuration, &self.nodes),
-        })
-    }
-
-    fn text(&self, _: bool) -> String {
-        format!(
-            "{}: {}",
-            self.group,
-            configuration_text(&self.configuration, &self.nodes)
-        )
-    }
-
-    fn names(&self) -> Vec<String> {
-        let set = self.configuration.current.clone().unwrap_or_default();
-        set.voters
-            .iter()
-            .chain(&set.learners)
-            .map(|id| name_of(*id, &self.nodes))
-            .collect()
     }
 }
 
@@ -323,6 +358,7 @@ async fn plan(global: &Global, group: &str, change: &Change) -> Result<()> {
 
 /// The membership after `change`, as the cluster would make it.
 fn planned(before: &MemberSet, change: &Change, nodes: &[Introduction]) -> Result<MemberSet> {
+    check_parts(before, change, nodes)?;
     let mut after = before.clone();
     let mut place = |node: &String, voter: bool, learner: bool| -> Result<()> {
         let id = id_of(node, nodes)?;
@@ -337,8 +373,8 @@ fn planned(before: &MemberSet, change: &Change, nodes: &[Introduction]) -> Resul
         Ok(())
     };
     match change {
-        Change::AddVoter(node) => place(node, true, false)?,
-        Change::AddLearner(node) => place(node, false, true)?,
+        Change::AddVoter(node) | Change::Promote(node) => place(node, true, false)?,
+        Change::AddLearner(node) | Change::Demote(node) => place(node, false, true)?,
         Change::Remove(node) => place(node, false, false)?,
         Change::Replace(members) => {
             let ids = |names: &[String]| -> Result<Vec<u64>> {
@@ -358,6 +394,34 @@ fn planned(before: &MemberSet, change: &Change, nodes: &[Introduction]) -> Resul
         ));
     }
     Ok(after)
+}
+
+/// Refuses what the cluster would: a change of a part that the node does not have.
+fn check_parts(before: &MemberSet, change: &Change, nodes: &[Introduction]) -> Result<()> {
+    let (Change::AddLearner(node)
+    | Change::Promote(node)
+    | Change::Demote(node)
+    | Change::Remove(node)) = change
+    else {
+        return Ok(());
+    };
+    let id = id_of(node, nodes)?;
+    let (votes, learns) = (before.voters.contains(&id), before.learners.contains(&id));
+    let why = match change {
+        Change::AddLearner(_) if votes => "is a voter already: demote it to make it a learner",
+        Change::Promote(_) | Change::Demote(_) | Change::Remove(_) if !votes && !learns => {
+            "is not a member"
+        }
+        Change::Promote(_) if votes => "is a voter already",
+        Change::Demote(_) | Change::AddLearner(_) if learns => "is a learner already",
+        _ => return Ok(()),
+    };
+    let message = format!("node {node:?} {why}");
+    Err(Failure::new(
+        super::exit::Exit::Conflict,
+        "MEMBERSHIP_INVALID",
+        message,
+    ))
 }
 
 fn id_of(node: &str, nodes: &[Introduction]) -> Result<u64> {
@@ -467,7 +531,8 @@ mod tests {
         let before = set(&[1, 2, 3], &[4]);
         let plan = |change| planned(&before, &change, &nodes()).unwrap();
         assert_eq!(plan(Change::AddVoter("n4".into())), set(&[1, 2, 3, 4], &[]));
-        assert_eq!(plan(Change::AddLearner("n1".into())), set(&[2, 3], &[4, 1]));
+        assert_eq!(plan(Change::Promote("n4".into())), set(&[1, 2, 3, 4], &[]));
+        assert_eq!(plan(Change::Demote("n1".into())), set(&[2, 3], &[4, 1]));
         assert_eq!(plan(Change::Remove("2".into())), set(&[1, 3], &[4]));
         let members = NamedMembers {
             voters: vec!["n2".into()],

@@ -88,6 +88,13 @@ impl Output {
         }
     }
 
+    /// As [`note`](Self::note), for programs: a document in one line.
+    pub(crate) fn document_aside(self, kind: &str, fields: Value) {
+        if !self.quiet && self.format.is_json() {
+            writeln!(std::io::stderr(), "{}", tagged(kind, fields)).ok();
+        }
+    }
+
     /// As [`note`](Self::note), only if a person is watching.
     pub(crate) fn aside(self, text: &str) {
         if std::io::stderr().is_terminal() && std::io::stdout().is_terminal() {

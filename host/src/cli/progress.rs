@@ -1,15 +1,18 @@
 //! Progress of a membership change, on standard error.
 
-use super::names::bytes_text;
+use super::names::{bytes_text, id_json};
 use super::output::Output;
 use indicatif::{ProgressBar, ProgressStyle};
 use kontiki_client::proto::{CatchUpProgress, MembershipProgress};
+use serde_json::{Value, json};
 use std::io::IsTerminal;
 use std::time::{Duration, Instant};
 
-/// Shows what is going on: one line that changes where a person watches, else a line now and then.
+/// Shows what is going on: one line that changes where a person watches, else a line now and then;
+/// under `-o json` and `-o jsonl` each such line is a document of kind `membership-progress`.
 pub(crate) struct Reporter {
     out: Output,
+    group: String,
     bar: Option<ProgressBar>,
     shown: Option<(String, Instant)>,
 }
@@ -18,7 +21,7 @@ pub(crate) struct Reporter {
 const PERIOD: Duration = Duration::from_secs(1);
 
 impl Reporter {
-    pub(crate) fn new(out: Output) -> Self {
+    pub(crate) fn new(out: Output, group: &str) -> Self {
         let watched = std::io::stderr().is_terminal() && !out.quiet && !out.format.is_json();
         let bar = watched.then(|| {
             let style = ProgressStyle::with_template("{spinner} {msg}");
@@ -29,6 +32,7 @@ impl Reporter {
         });
         Self {
             out,
+            group: group.to_owned(),
             bar,
             shown: None,
         }
@@ -47,6 +51,8 @@ impl Reporter {
         };
         if fresh {
             self.out.note(&line);
+            self.out
+                .document_aside("membership-progress", progress_json(&self.group, progress));
             self.shown = Some((stage, Instant::now()));
         }
     }
@@ -63,7 +69,7 @@ fn line(progress: &MembershipProgress) -> String {
     let what = match progress.stage.as_str() {
         "catch-up" => "catching up",
         "joint" => "joint: both majorities needed",
-        "stable" => "leaving the joint configuration",
+        "stable" => "committing the final membership",
         stage => stage,
     };
     if nodes.is_empty() {
@@ -73,17 +79,52 @@ fn line(progress: &MembershipProgress) -> String {
     }
 }
 
-/// `n4 1200 entries, 3.4 MiB left, 5000 entries/s, 0.2 s to go`.
-fn node_line(node: &CatchUpProgress) -> String {
-    let left = bytes_text(node.size_bytes_left);
-    let mut line = format!("{} {} entries, {left} left", node.name, node.entries_left);
+/// `n4 1200 entries, about 3.4 MiB left, 5000 entries/s, 0.2 s to go`. The rate is that since the
+/// beginning, the bytes are estimated.
+pub(crate) fn node_line(node: &CatchUpProgress) -> String {
+    let size = bytes_text(node.size_bytes_left);
+    let left = format!(
+        "{} {} entries, about {size} left",
+        node.name, node.entries_left
+    );
+    match rate(node) {
+        Some(rate) => {
+            let to_go = node.entries_left as f64 / rate;
+            format!("{left}, {rate:.0} entries/s, {to_go:.1} s to go")
+        }
+        None => format!("{left}, none received yet"),
+    }
+}
+
+/// Entries per second since the beginning; none before the first.
+fn rate(node: &CatchUpProgress) -> Option<f64> {
     let elapsed = node.elapsed_us as f64 / 1e6;
     let rate = node.entries_done as f64 / elapsed;
-    if rate.is_finite() && rate > 0.0 {
-        let to_go = node.entries_left as f64 / rate;
-        line.push_str(&format!(", {rate:.0} entries/s, {to_go:.1} s to go"));
-    }
-    line
+    Some(rate).filter(|rate| rate.is_finite() && *rate > 0.0)
+}
+
+/// A node that is catching up, as in every JSON document.
+pub(crate) fn catch_up_json(node: &CatchUpProgress) -> Value {
+    let rate = rate(node);
+    json!({
+        "id": id_json(node.node),
+        "name": node.name,
+        "entries_left": node.entries_left,
+        "size_bytes_left": node.size_bytes_left,
+        "entries_done": node.entries_done,
+        "seconds": node.elapsed_us as f64 / 1e6,
+        "entries_per_second": rate,
+        "seconds_left": rate.map(|rate| node.entries_left as f64 / rate),
+    })
+}
+
+fn progress_json(group: &str, progress: &MembershipProgress) -> Value {
+    let catching_up = progress.catching_up.iter().map(catch_up_json);
+    json!({
+        "group": group,
+        "stage": progress.stage,
+        "catching_up": catching_up.collect::<Vec<_>>(),
+    })
 }
 
 #[cfg(test)]
@@ -105,10 +146,11 @@ mod tests {
             stage,
             catching_up: vec![node],
             configuration: None,
+            target: None,
         });
         assert_eq!(
             line,
-            "catching up: n4 1000 entries, 2.0 KiB left, 500 entries/s, 2.0 s to go"
+            "catching up: n4 1000 entries, about 2.0 KiB left, 500 entries/s, 2.0 s to go"
         );
     }
 
@@ -119,6 +161,8 @@ mod tests {
             entries_left: 9,
             ..Default::default()
         };
-        assert_eq!(node_line(&node), "n4 9 entries, 0 B left");
+        let line = node_line(&node);
+        assert_eq!(line, "n4 9 entries, about 0 B left, none received yet");
+        assert_eq!(catch_up_json(&node)["seconds_left"], Value::Null);
     }
 }

@@ -76,6 +76,8 @@ pub(crate) async fn run(global: &Global, args: &RecoverArgs) -> Result<()> {
     let recovery = Recovery {
         group: &args.group,
         done: args.confirm.is_some(),
+        survivors: args.survivors.len(),
+        compared: true,
         through: &member.name,
         nodes: &description.nodes,
         reply,
@@ -96,6 +98,9 @@ fn show(global: &Global, args: &RecoverArgs, recovery: &Recovery<'_>) {
     );
     if let Some(directory) = &args.data_dir {
         words += &format!(" --data-dir {}", directory.display());
+        if let Some(name) = &args.name {
+            words += &format!(" --name {name}");
+        }
     }
     let group = &args.group;
     let note = format!("nothing was changed; to do it: kontiki recover {group} {words}");
@@ -107,11 +112,19 @@ fn offline(global: &Global, args: &RecoverArgs, directory: &Path) -> Result<()> 
     let name = args.name.as_ref().unwrap_or(&args.survivors[0]);
     let done = args.confirm.is_some();
     let reset = kontiki::node::offline::reset_peers;
-    let (reply, nodes) =
+    let (mut reply, nodes) =
         reset(directory, name, &args.group, &args.survivors, done).map_err(offline_failure)?;
+    if args.survivors.len() > 1 {
+        let compare = "only this log was looked at: run this without --confirm on the directory of \
+                       each survivor, and recover the one whose log ends in the highest term, then \
+                       at the highest index; another would overwrite entries that it still has";
+        reply.warnings.push(compare.to_owned());
+    }
     let recovery = Recovery {
         group: &args.group,
         done,
+        survivors: args.survivors.len(),
+        compared: false,
         through: name,
         nodes: &nodes,
         reply,
@@ -170,12 +183,24 @@ fn furthest(survivors: &[(Member, GroupDescription)]) -> usize {
 struct Recovery<'a> {
     group: &'a str,
     done: bool,
+    /// How many survivors there are.
+    survivors: usize,
+    /// Their logs were compared; of a directory only this one is read.
+    compared: bool,
     through: &'a str,
     nodes: &'a [Introduction],
     reply: ResetPeersReply,
 }
 
 impl Recovery<'_> {
+    fn through(&self) -> String {
+        match (self.survivors, self.compared) {
+            (1, _) => format!("{}, the only survivor", self.through),
+            (_, true) => format!("{}, whose log is furthest of the survivors'", self.through),
+            (_, false) => format!("{}, compared with no other survivor", self.through),
+        }
+    }
+
     fn configuration(&self, of: &Option<Configuration>) -> Configuration {
         of.clone().unwrap_or_default()
     }
@@ -190,6 +215,7 @@ impl Document for Recovery<'_> {
             "group": self.group,
             "done": self.done,
             "through": self.through,
+            "logs_compared": self.compared || self.survivors == 1,
             "before": configuration_json(&self.configuration(&reply.before), self.nodes),
             "after": configuration_json(&self.configuration(&reply.after), self.nodes),
             "last": reply.last.map(|last| json!({ "index": last.index, "term": last.term })),
@@ -200,8 +226,17 @@ impl Document for Recovery<'_> {
 
     fn text(&self, _: bool) -> String {
         let last = self.reply.last.unwrap_or_default();
-        let commit = self.reply.commit_index;
-        let unsure = last.index.saturating_sub(commit);
+        let kept = match self.reply.commit_index {
+            Some(commit) => {
+                let unsure = last.index.saturating_sub(commit);
+                format!(
+                    "{unsure} entries, up to index {} of term {}",
+                    last.index, last.term
+                )
+            }
+            None => String::new(),
+        };
+        let committed = self.reply.commit_index;
         let rows = [
             (
                 if self.done {
@@ -211,9 +246,10 @@ impl Document for Recovery<'_> {
                 },
                 self.group.to_owned(),
             ),
+            ("through", self.through()),
             (
-                "through",
-                format!("{}, whose log is furthest", self.through),
+                "its log",
+                format!("ends at index {} of term {}", last.index, last.term),
             ),
             (
                 "members before",
@@ -223,14 +259,11 @@ impl Document for Recovery<'_> {
                 "members after",
                 configuration_text(&self.configuration(&self.reply.after), self.nodes),
             ),
-            ("known committed", format!("up to index {commit}")),
             (
-                "kept beyond that",
-                format!(
-                    "{unsure} entries, up to index {} of term {}",
-                    last.index, last.term
-                ),
+                "known committed",
+                committed.map_or(String::new(), |index| format!("up to index {index}")),
             ),
+            ("kept beyond that", kept),
         ];
         let warnings: Vec<String> = self
             .reply

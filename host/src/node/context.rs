@@ -4,12 +4,13 @@ use super::apply::{Applier, ApplierConfig};
 use super::broken::Broken;
 use super::budget::Budget;
 use super::clock::Clock;
+use super::departed;
 use super::group::{Completion, Group, Mailbox, State};
 use super::handle::{Brief, GroupHandle, GroupShared, HandleInner};
 use super::overrides::{Overrides, Own};
 use super::plugins::{PluginError, PluginStore};
 use super::registry::{self, RecordError};
-use super::request::{Control, Problem};
+use super::request::{Control, Problem, Retirement};
 use super::router::Router;
 use crate::config::NodeConfig;
 use crate::transport::Transport;
@@ -84,8 +85,8 @@ pub(crate) enum ReplicaError {
     Thread(std::io::Error),
     #[error("there is a group {0:?} on this node already")]
     NameTaken(String),
-    #[error("the replica of {0:?} holds commands already and is not taken back")]
-    NotEmpty(String),
+    #[error("the replica of {0:?} is of use already and is not taken back")]
+    InUse(String),
     #[error("a task failed: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -160,7 +161,8 @@ impl Context {
         let own = self.own(id)?;
         let settings = self.layers_with(own.overrides.clone(), &spec.name).settings;
         let plugin = self.plugins.source(&spec.plugin)?;
-        let recovered = self.storage.recover(id, settings.cache_size_bytes_max)?;
+        let mut recovered = self.storage.recover(id, settings.cache_size_bytes_max)?;
+        departed::restore(&*self.storage, id, &mut recovered.hard_state)?;
         let replay_until = recovered.last.index;
         let initial = match spec.initial_members.clone() {
             Some(members) => members_from_wire(members)?,
@@ -282,14 +284,20 @@ impl Context {
         }
     }
 
-    /// Makes a replica of a group, durably, and opens it. Repeating it is harmless.
+    /// Keeps replicas from being made and taken back while it is held.
+    pub(crate) async fn making(&self) -> tokio::sync::MutexGuard<'_, ()> {
+        self.making.lock().await
+    }
+
+    /// Makes a replica of a group, durably, and opens it. Repeating it is harmless; says whether it
+    /// was made now.
     pub(crate) async fn create_replica(
         self: &Arc<Self>,
         spec: GroupSpec,
-    ) -> Result<(), ReplicaError> {
-        let _one_at_a_time = self.making.lock().await;
+    ) -> Result<bool, ReplicaError> {
+        let _one_at_a_time = self.making().await;
         if self.router.by_id(GroupId(spec.id)).is_some() {
-            return Ok(());
+            return Ok(false);
         }
         if self.router.by_name(&spec.name).is_some() || lock(&self.broken).contains_key(&spec.name)
         {
@@ -304,24 +312,39 @@ impl Context {
             tokio::task::spawn_blocking(move || storage.remove_group(id)).await??;
             return Err(error);
         }
-        Ok(())
+        Ok(true)
     }
 
-    /// Takes a replica back whose group was never completed. Unknown is done already.
-    pub(crate) async fn remove_replica(&self, id: GroupId) -> Result<(), ReplicaError> {
-        let _one_at_a_time = self.making.lock().await;
-        let Some(handle) = self.router.by_id(id) else {
-            return Ok(());
-        };
-        if handle.apply_status().calls > 0 {
-            return Err(ReplicaError::NotEmpty(handle.name().to_owned()));
+    /// Takes a replica back if the condition holds. Unknown is done already.
+    pub(crate) async fn remove_replica(
+        &self,
+        id: GroupId,
+        condition: Retirement,
+    ) -> Result<(), ReplicaError> {
+        let one_at_a_time = self.making().await;
+        match self.router.by_id(id) {
+            Some(handle) => self.delete(&one_at_a_time, &handle, condition).await,
+            None => Ok(()),
         }
+    }
+
+    /// Ends a replica and deletes its data if the condition holds; its term and vote are kept, in
+    /// case it is made anew. `_making` is the guard of [`Self::making`].
+    pub(crate) async fn delete(
+        &self,
+        _making: &tokio::sync::MutexGuard<'_, ()>,
+        handle: &GroupHandle,
+        condition: Retirement,
+    ) -> Result<(), ReplicaError> {
+        let in_use = || ReplicaError::InUse(handle.name().to_owned());
+        let last = handle.retire(condition).await.map_err(|_| in_use())?;
+        let last = last.ok_or_else(in_use)?;
+        let id = handle.id();
         self.router.remove(id);
-        // A failure means that the group has ended already.
-        let _ = handle.control(Control::Stop).await;
         handle.inner.applier.stop();
         let storage = Arc::clone(&self.storage);
-        tokio::task::spawn_blocking(move || storage.remove_group(id)).await??;
+        tokio::task::spawn_blocking(move || departed::remove(&*storage, id, last)).await??;
+        info!(group = id.0, name = handle.name(), "replica deleted");
         Ok(())
     }
 

@@ -6,26 +6,30 @@ use super::clock::{Clock, micros};
 use super::context::lock;
 use super::overrides::Own;
 use super::request::{
-    Applied, Claim, Control, Failure, GroupStatus, Order, Outcome, Proposed, Query, Reply,
+    Applied, Check, Claim, Control, Failure, GroupStatus, Order, Outcome, Proposed, Query, Reply,
+    Retirement,
 };
 use bytes::Bytes;
 use kontiki_plugin::Description;
 use kontiki_proto::v1::GroupSpec;
 use kontiki_raft::{
-    GroupId, Horizon, Horizons, LogIndex, Message, NodeId, ReadMode, RejectReason, Role, Term,
+    GroupId, HardState, Horizon, Horizons, LogIndex, MemberSet, Message, NodeId, ReadMode,
+    RejectReason, Role, Term,
 };
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot, watch};
 
-/// A replica in four words; changes are announced.
+/// A replica in a few words; changes are announced.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Brief {
     pub(crate) role: Role,
     pub(crate) term: Term,
     pub(crate) leader: Option<NodeId>,
     pub(crate) commit: LogIndex,
+    /// The configuration in force has this node in it.
+    pub(crate) member: bool,
 }
 
 impl Default for Brief {
@@ -35,6 +39,7 @@ impl Default for Brief {
             term: Term(0),
             leader: None,
             commit: LogIndex(0),
+            member: false,
         }
     }
 }
@@ -246,6 +251,20 @@ impl GroupHandle {
         let (reply, answer) = oneshot::channel();
         self.control(Control::Order(order, reply)).await?;
         answer.await.unwrap_or(Err(Failure::ShuttingDown))
+    }
+
+    /// Where an order would lead, and in which term that was found; nothing is done.
+    pub(crate) async fn check(&self, check: Check) -> Result<(MemberSet, Term), Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.control(Control::Check(check, reply)).await?;
+        answer.await.unwrap_or(Err(Failure::ShuttingDown))
+    }
+
+    /// Ends the replica for good if the condition holds; its term and vote then.
+    pub(crate) async fn retire(&self, condition: Retirement) -> Result<Option<HardState>, Failure> {
+        let (reply, answer) = oneshot::channel();
+        self.control(Control::Retire(condition, reply)).await?;
+        answer.await.map_err(|_| Failure::ShuttingDown)
     }
 
     pub(crate) async fn control(&self, control: Control) -> Result<(), Failure> {

@@ -5,6 +5,7 @@ pub(crate) mod broken;
 mod budget;
 pub(crate) mod clock;
 pub(crate) mod context;
+mod departed;
 mod group;
 pub mod handle;
 mod listen;

@@ -1,14 +1,15 @@
 //! Work on the data of a node that does not run.
 
 use super::registry::{self, RecordError};
+use crate::server::dropped_learners;
 use crate::transport::book::Book;
 use crate::transport::convert::{
     ConvertError, configuration_to_wire, log_id_to_wire, members_from_wire,
 };
 use kontiki_proto::v1;
 use kontiki_raft::{
-    Configuration, Core, Effect, Effects, GroupId, Input, Instant, LogIndex, MemberSet, NodeId,
-    Persist, RejectReason, Settings, Token,
+    Configuration, Core, Effect, Effects, GroupId, Input, Instant, MemberSet, NodeId, Persist,
+    RejectReason, Settings, Status, Token,
 };
 use kontiki_storage::{DataDirectory, Identity, Options, Storage, StorageError};
 use std::path::Path;
@@ -148,19 +149,41 @@ impl Offline {
                 .collect::<Result<_, _>>()?,
             ..MemberSet::default()
         };
+        // Also in a rehearsal: what it shows must then be done.
+        self.core.check_reset(&members).map_err(|r| refused(&r))?;
         let status = self.core.status(NOW);
         let after = Configuration::stable(members.clone());
         let reply = v1::ResetPeersReply {
             before: Some(configuration_to_wire(&status.configuration)),
             after: Some(configuration_to_wire(&after)),
             last: Some(log_id_to_wire(status.last)),
-            commit_index: status.commit_index.0,
-            warnings: warnings(status.last.index),
+            // Only a leader could say, and none is asked.
+            commit_index: None,
+            warnings: self.warnings(&status, &members),
         };
         if really {
             self.force(members)?;
         }
         Ok((reply, std::mem::take(&mut self.nodes)))
+    }
+
+    fn warnings(&self, status: &Status, members: &MemberSet) -> Vec<String> {
+        let last = status.last.index;
+        let mut warnings = vec![
+            format!(
+                "commands acknowledged by a majority without this node are lost if its log ends \
+                 before them: it ends at {last}"
+            ),
+            "the other members must never come back with their old data: two leaders could answer \
+             clients"
+                .to_owned(),
+        ];
+        let name = |node: NodeId| {
+            let known = self.nodes.iter().find(|known| known.node == node.0);
+            known.map_or_else(|| node.to_string(), |known| known.name.clone())
+        };
+        warnings.extend(dropped_learners(&status.configuration, members, name));
+        warnings
     }
 
     fn find(&self, name: &str) -> Result<NodeId, OfflineError> {
@@ -219,16 +242,4 @@ impl Offline {
 
 fn refused(reason: &RejectReason) -> OfflineError {
     OfflineError::Refused(reason.to_string())
-}
-
-fn warnings(last: LogIndex) -> Vec<String> {
-    vec![
-        format!(
-            "commands acknowledged by a majority without this node are lost if its log ends before \
-             them: it ends at {last}"
-        ),
-        "the other members must never come back with their old data: two leaders could answer \
-         clients"
-            .to_owned(),
-    ]
 }

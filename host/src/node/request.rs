@@ -3,8 +3,8 @@
 use super::budget::Share;
 use bytes::Bytes;
 use kontiki_raft::{
-    ConfigurationChange, LogId, MemberSet, NodeId, ReadMode, RejectReason, Settings, Status, Term,
-    Token, TransferTarget,
+    ConfigurationChange, HardState, LogId, MemberSet, NodeId, ReadMode, RejectReason, Settings,
+    Status, Term, Token, TransferTarget,
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
@@ -189,6 +189,8 @@ pub(crate) enum Order {
         change: ConfigurationChange,
         expected: Option<MemberSet>,
     },
+    /// Give up a change that is still catching up.
+    CancelChange,
     /// Force a membership.
     ResetPeers(MemberSet),
     /// Hand leadership over.
@@ -199,11 +201,35 @@ pub(crate) enum Order {
     SetSettings(Box<Settings>),
 }
 
+/// What is to be looked at without doing it.
+#[derive(Clone, Debug)]
+pub(crate) enum Check {
+    /// A change of membership: where it would lead.
+    Change(ConfigurationChange, Option<MemberSet>),
+    /// A forced membership.
+    Reset(MemberSet),
+}
+
+/// Under which condition a replica ends for good.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Retirement {
+    /// Its group was never completed.
+    Uncreated,
+    /// The leader of this term had it made for a change and has given that up.
+    NotJoined(Term),
+    /// It is known to be no member.
+    NoMember,
+}
+
 /// What goes to a group besides commands, queries and messages of peers.
 #[derive(Debug)]
 pub(crate) enum Control {
     /// Carry this out and answer when it is done.
     Order(Order, oneshot::Sender<Result<(), Failure>>),
+    /// Look at an order without carrying it out: the membership it would lead to, and the term.
+    Check(Check, oneshot::Sender<Result<(MemberSet, Term), Failure>>),
+    /// End for good if the condition holds; term and vote are what is left then.
+    Retire(Retirement, oneshot::Sender<Option<HardState>>),
     /// Change the election priority.
     SetPriority(u32),
     /// Enter or leave read-only mode.

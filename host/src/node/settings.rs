@@ -182,7 +182,8 @@ pub static SETTINGS: &[Setting] = &[
         catch_up_timeout,
         "catchup_timeout_ms",
         "any",
-        "time a new member has to catch up"
+        "time a new voter has to catch up; begins anew for as long as it answers: \
+         `kontiki member cancel` ends it"
     ),
     setting!(
         disk_stall_timeout,

@@ -149,6 +149,8 @@ fn introduction(config: &NodeConfig, ports: &Ports, engine_profile: String) -> I
         protocol: PEER_PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         engine_profile,
+        // Known once the address book is open.
+        address_epoch: 0,
     }
 }
 

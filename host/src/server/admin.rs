@@ -5,19 +5,20 @@ use super::deadline::deadline;
 use super::describe::{broken_summary, describe, describe_broken, full_summary};
 use super::forward::{failed_hop, hop, may_forward, other_leader};
 use super::status::{Fault, Reason};
-use super::{create_group, log, membership, read_only, recover, settings};
+use super::{create_group, log, membership, purge, read_only, recover, settings};
 use crate::node::clock::micros;
 use crate::node::context::lock;
 use crate::node::handle::GroupHandle;
 use crate::node::overrides::Edit;
-use crate::node::request::{Control, Failure, Order};
+use crate::node::request::{Control, Failure, Order, Outcome};
 use crate::node::stop::{HandedOver, hand_over_all};
+use crate::transport::Transport;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
 use futures_util::stream::BoxStream;
 use kontiki_proto::v1;
 use kontiki_proto::v1::admin_server::Admin;
-use kontiki_raft::{NodeId, Role, TransferTarget};
+use kontiki_raft::{NodeId, Role, Term, TransferTarget};
 use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
@@ -81,12 +82,25 @@ impl AdminService {
             name => TransferTarget::Node(NodeId(create_group::resolve(&self.shared, name)?.node)),
         };
         let start = Instant::now();
+        let (leader, term) = self.hand_over(&group, target, deadline).await?;
+        Ok(v1::TransferLeadershipReply {
+            leader: leader.0,
+            leader_name: self.shared.context.transport.name(leader),
+            term: term.0,
+            elapsed_us: micros(start.elapsed()),
+        })
+    }
+
+    /// Hands leadership over; who leads then, which must be the target.
+    async fn hand_over(
+        &self,
+        group: &GroupHandle,
+        target: TransferTarget,
+        deadline: Instant,
+    ) -> Result<(NodeId, Term), Fault> {
         let before = group.brief();
-        let explain = |failure| self.shared.explain(&group, failure);
-        group
-            .order(Order::Transfer(target))
-            .await
-            .map_err(explain)?;
+        let ordered = group.order(Order::Transfer(target)).await;
+        ordered.map_err(|failure| self.shared.explain(group, failure))?;
         let mut brief = group.watch();
         // A transfer to the leader itself is done at once and changes no term.
         let stays = target == TransferTarget::Node(self.shared.context.node());
@@ -95,13 +109,9 @@ impl AdminService {
             Ok(Ok(brief)) => *brief,
             _ => group.brief(),
         };
-        let leader = after.leader.unwrap_or_default();
-        Ok(v1::TransferLeadershipReply {
-            leader: leader.0,
-            leader_name: self.shared.context.transport.name(leader),
-            term: after.term.0,
-            elapsed_us: micros(start.elapsed()),
-        })
+        transferred(target, after.leader, &self.shared.context.transport)
+            .map(|leader| (leader, after.term))
+            .map_err(|fault| self.shared.explain(group, fault))
     }
 
     async fn change(
@@ -128,10 +138,29 @@ impl AdminService {
             };
             return Err(self.shared.explain(&group, failure));
         }
-        let plan = membership::plan(&self.shared, &request)?;
+        let plan = membership::plan(&self.shared, &group, &request).await;
+        let plan = plan.map_err(|fault| self.shared.explain(&group, fault))?;
         let (sender, receiver) = mpsc::channel(4);
         tokio::spawn(membership::run(self.shared.clone(), group, plan, sender));
         Ok(ReceiverStream::new(receiver).boxed())
+    }
+
+    async fn cancel_change(
+        &self,
+        request: v1::CancelMembershipChangeRequest,
+        may_forward: bool,
+        deadline: Instant,
+    ) -> Result<(), Fault> {
+        let group = self.shared.group(&request.group)?;
+        if let Some(leader) = self.elsewhere(&group, may_forward) {
+            let mut admin = self.shared.forwarder.admin(&leader)?;
+            let reply = admin.cancel_membership_change(hop(request, deadline)).await;
+            return reply
+                .map(drop)
+                .map_err(|status| failed_hop(&leader, status));
+        }
+        let cancelled = group.order(Order::CancelChange).await;
+        cancelled.map_err(|failure| self.shared.explain(&group, failure))
     }
 
     async fn drain(&self, undo: bool) -> v1::DrainReply {
@@ -154,6 +183,27 @@ impl AdminService {
             }
         }
         reply
+    }
+}
+
+/// The leader after a transfer. Another than the target may have won the election meanwhile, or
+/// nobody yet.
+fn transferred(
+    target: TransferTarget,
+    leader: Option<NodeId>,
+    transport: &Transport,
+) -> Result<NodeId, Fault> {
+    let Some(leader) = leader else {
+        let message = "the leader has stood down, but who leads instead is not known yet";
+        return Err(Fault::new(Reason::DeadlineExceeded, message).with_outcome(Outcome::Unknown));
+    };
+    match target {
+        TransferTarget::Node(wanted) if wanted != leader => {
+            let (wanted, leader) = (transport.name(wanted), transport.name(leader));
+            let message = format!("{leader} was elected instead of {wanted}");
+            Err(Fault::new(Reason::TransferWentAstray, message))
+        }
+        _ => Ok(leader),
     }
 }
 
@@ -231,6 +281,27 @@ impl Admin for AdminService {
         Ok(Response::new(
             self.change(request.into_inner(), may_forward).await?,
         ))
+    }
+
+    async fn cancel_membership_change(
+        &self,
+        request: Request<v1::CancelMembershipChangeRequest>,
+    ) -> Result<Response<v1::CancelMembershipChangeReply>, Status> {
+        let (deadline, may_forward) = (deadline(&request), may_forward(&request));
+        self.cancel_change(request.into_inner(), may_forward, deadline)
+            .await?;
+        Ok(Response::new(v1::CancelMembershipChangeReply {}))
+    }
+
+    async fn purge_replica(
+        &self,
+        request: Request<v1::PurgeReplicaRequest>,
+    ) -> Result<Response<v1::PurgeReplicaReply>, Status> {
+        let deadline = deadline(&request);
+        // To the end even if the caller goes away: a replica that has ended must be deleted.
+        let (shared, request) = (self.shared.clone(), request.into_inner());
+        let purging = tokio::spawn(async move { purge::purge(&shared, request, deadline).await });
+        Ok(Response::new(purging.await.map_err(Fault::from)??))
     }
 
     async fn transfer_leadership(

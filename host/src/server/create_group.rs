@@ -5,7 +5,7 @@ use super::forward::{failed_hop, hop};
 use super::plugins::blocking;
 use super::status::{Fault, Reason};
 use crate::node::context::random_u64;
-use crate::node::request::Order;
+use crate::node::request::{Order, Retirement};
 use crate::transport::innermost;
 use futures_util::future::join_all;
 use kontiki_proto::v1;
@@ -18,6 +18,9 @@ use tracing::{info, warn};
 
 /// Time for one member to take a replica, the fetching of its plugin included.
 const REPLICA_LIMIT: Duration = Duration::from_secs(30);
+/// Longest wait for the members to be reached, and how often that is looked at.
+const MEETING_LIMIT: Duration = Duration::from_secs(3);
+const MEETING_POLL: Duration = Duration::from_millis(20);
 /// Longest wait for the first leader; the group exists whether or not one is found by then.
 const LEADER_LIMIT: Duration = Duration::from_secs(5);
 
@@ -37,13 +40,12 @@ pub(crate) async fn create(
         context.plugins.resolve(&wanted)
     })
     .await?;
-    let (voters, learners) = members(shared, &request)?;
+    let (voters, learners) = await_members(shared, &request).await?;
     let spec = specification(&request.name, plugin, &voters, &learners);
     if let Some(existing) = shared.context.router.by_name(&request.name) {
         return same_or_exists(existing.spec(), &spec);
     }
     let nodes = spec.nodes.clone();
-    check_connected(shared, &nodes)?;
     let created = join_all(
         nodes
             .iter()
@@ -51,7 +53,7 @@ pub(crate) async fn create(
     )
     .await;
     if let Some(fault) = created.into_iter().find_map(Result::err) {
-        take_back(shared, &nodes, GroupId(spec.id)).await;
+        take_back(shared, &nodes, GroupId(spec.id), Retirement::Uncreated).await;
         return Err(fault.of_group(&spec.name));
     }
     info!(group = spec.id, name = %spec.name, plugin = %spec.plugin, "group created");
@@ -59,11 +61,36 @@ pub(crate) async fn create(
     Ok(spec)
 }
 
-/// Voters and learners as this node knows them.
-fn members(
+/// Voters and learners.
+type Members = (Vec<v1::Introduction>, Vec<v1::Introduction>);
+
+/// The members, once each can be reached. Nodes that were just started need a moment to meet.
+async fn await_members(
     shared: &Shared,
     request: &v1::CreateGroupRequest,
-) -> Result<(Vec<v1::Introduction>, Vec<v1::Introduction>), Fault> {
+) -> Result<Members, Fault> {
+    let until = Instant::now() + MEETING_LIMIT;
+    loop {
+        let found = members(shared, request).and_then(|(voters, learners)| {
+            let there = shared.context.router.by_name(&request.name).is_some();
+            let all = voters.iter().chain(&learners);
+            match there {
+                true => {}
+                false => check_connected(shared, all)?,
+            }
+            Ok((voters, learners))
+        });
+        match found {
+            Err(fault) if fault.is(Reason::PeerUnreachable) && Instant::now() < until => {
+                tokio::time::sleep(MEETING_POLL).await;
+            }
+            found => return found,
+        }
+    }
+}
+
+/// Voters and learners as this node knows them.
+fn members(shared: &Shared, request: &v1::CreateGroupRequest) -> Result<Members, Fault> {
     let learners = resolve_all(shared, &request.learners)?;
     let voters = match request.voters.is_empty() {
         false => resolve_all(shared, &request.voters)?,
@@ -175,12 +202,15 @@ fn same_or_exists(
     Err(Fault::new(Reason::GroupExists, message).of_group(&existing.name))
 }
 
-/// Refuses before anything is made if a member cannot be reached.
-fn check_connected(shared: &Shared, nodes: &[v1::Introduction]) -> Result<(), Fault> {
+/// Refuses before anything is made if one of these nodes cannot be reached.
+pub(crate) fn check_connected<'a>(
+    shared: &Shared,
+    nodes: impl Iterator<Item = &'a v1::Introduction> + Clone,
+) -> Result<(), Fault> {
     let peers = shared.context.transport.peers();
     for peer in peers.into_iter().filter(|peer| !peer.connected) {
         let node = peer.node.unwrap_or_default();
-        if nodes.iter().any(|wanted| wanted.node == node.node) {
+        if nodes.clone().any(|wanted| wanted.node == node.node) {
             let message = format!("node {:?} cannot be reached: {}", node.name, peer.error);
             return Err(Fault::new(Reason::PeerUnreachable, message));
         }
@@ -188,17 +218,16 @@ fn check_connected(shared: &Shared, nodes: &[v1::Introduction]) -> Result<(), Fa
     Ok(())
 }
 
-/// Makes the replica on one node; repeating it is harmless.
+/// Makes the replica on one node; repeating it is harmless. Says whether it was made now.
 pub(crate) async fn create_on(
     shared: &Shared,
     node: &v1::Introduction,
     spec: &v1::GroupSpec,
     joining: bool,
-) -> Result<(), Fault> {
+) -> Result<bool, Fault> {
     let context = &shared.context;
     if node.node == context.node().0 {
-        context.create_replica(spec.clone()).await?;
-        return Ok(());
+        return Ok(context.create_replica(spec.clone()).await?);
     }
     let client = context.transport.peer_client(&node.name);
     let mut client = client.ok_or_else(|| never_met(node, "it is not known"))?;
@@ -208,7 +237,7 @@ pub(crate) async fn create_on(
         joining,
     });
     request.set_timeout(REPLICA_LIMIT);
-    client.create_replica(request).await.map_err(|status| {
+    let reply = client.create_replica(request).await.map_err(|status| {
         let answered = tonic_types::StatusExt::get_error_details(&status)
             .error_info()
             .is_some();
@@ -220,13 +249,19 @@ pub(crate) async fn create_on(
             }
         }
     })?;
-    Ok(())
+    Ok(reply.into_inner().created)
 }
 
-/// Removes what was made of a group that could not be completed.
-async fn take_back(shared: &Shared, nodes: &[v1::Introduction], id: GroupId) {
+/// Removes what was made of a group that could not be completed, or for a change of membership that
+/// was given up.
+pub(crate) async fn take_back(
+    shared: &Shared,
+    nodes: &[v1::Introduction],
+    id: GroupId,
+    condition: Retirement,
+) {
     let one = |node: v1::Introduction| async move {
-        let removed = remove_from(shared, &node, id).await;
+        let removed = remove_from(shared, &node, id, condition).await;
         if let Err(why) = removed {
             warn!(group = id.0, peer = %node.name, error = why, "a replica is left behind");
         }
@@ -234,17 +269,29 @@ async fn take_back(shared: &Shared, nodes: &[v1::Introduction], id: GroupId) {
     join_all(nodes.iter().cloned().map(one)).await;
 }
 
-async fn remove_from(shared: &Shared, node: &v1::Introduction, id: GroupId) -> Result<(), String> {
+async fn remove_from(
+    shared: &Shared,
+    node: &v1::Introduction,
+    id: GroupId,
+    condition: Retirement,
+) -> Result<(), String> {
     let context = &shared.context;
     if node.node == context.node().0 {
         return context
-            .remove_replica(id)
+            .remove_replica(id, condition)
             .await
             .map_err(|error| error.to_string());
     }
     let client = context.transport.peer_client(&node.name);
     let mut client = client.ok_or_else(|| "it is not known".to_owned())?;
-    let mut request = Request::new(v1::RemoveReplicaRequest { group: id.0 });
+    let joining_term = match condition {
+        Retirement::NotJoined(term) => Some(term.0),
+        Retirement::Uncreated | Retirement::NoMember => None,
+    };
+    let mut request = Request::new(v1::RemoveReplicaRequest {
+        group: id.0,
+        joining_term,
+    });
     request.set_timeout(REPLICA_LIMIT);
     client
         .remove_replica(request)

@@ -8,8 +8,7 @@ use crate::node::handle::GroupHandle;
 use crate::node::request::{Failure, GroupStatus};
 use crate::raft_stat::BROKEN;
 use crate::transport::Transport;
-use crate::transport::convert::members_to_wire;
-use crate::transport::convert::{configuration_to_wire, log_id_to_wire};
+use crate::transport::convert::{configuration_to_wire, log_id_to_wire, members_to_wire};
 use kontiki_proto::v1;
 use kontiki_raft::{
     Blocked, CatchUp, GroupId, LeaseStatus, NodeId, PeerPart, PeerState, PeerStatus, Role, Timer,
@@ -219,7 +218,7 @@ fn describe_core(context: &Context, status: &GroupStatus) -> v1::GroupDescriptio
         priority: core.priority,
         failure: core.failure.unwrap_or_default().to_owned(),
         next_steps: problems.map(|problem| problem.next_step.clone()).collect(),
-        nodes: introductions(transport, &core.configuration),
+        nodes: introductions(transport, core),
         ..v1::GroupDescription::default()
     }
 }
@@ -283,12 +282,14 @@ fn timers(timers: &Timers) -> v1::Timers {
     }
 }
 
-fn introductions(
-    transport: &Transport,
-    configuration: &kontiki_raft::Configuration,
-) -> Vec<v1::Introduction> {
-    let members = configuration.members().into_iter();
+/// Members, and those that a change under way would make members.
+fn introductions(transport: &Transport, core: &kontiki_raft::Status) -> Vec<v1::Introduction> {
+    let mut members = core.configuration.members();
+    if let Some(target) = &core.change_target {
+        members.extend(target.voters.iter().chain(&target.learners));
+    }
     members
+        .into_iter()
         .filter_map(|node| transport.introduction(node))
         .collect()
 }

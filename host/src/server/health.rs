@@ -169,8 +169,10 @@ fn groups_loaded(loading: bool, opened: usize, broken: &[String]) -> Check {
 
 /// Whether every group here has a leader and a plugin that runs.
 pub(crate) fn leaders(shared: &Shared) -> Check {
+    // A replica that was removed, or waits to be added, is not meant to have a leader.
     let groups = shared.context.router.all();
-    let without: Vec<_> = groups.iter().filter(|group| !group.is_healthy()).collect();
+    let members = groups.iter().filter(|group| group.brief().member);
+    let without: Vec<_> = members.filter(|group| !group.is_healthy()).collect();
     let names: Vec<_> = without.iter().map(|group| group.name()).collect();
     Check {
         note: names.join(", "),

@@ -1,15 +1,15 @@
 //! Changing a group's membership, with progress.
 
 use super::Shared;
-use super::create_group::{create_on, resolve, resolve_all};
+use super::create_group::{check_connected, create_on, resolve, resolve_all, take_back};
 use super::describe::catch_up;
 use super::status::Fault;
 use crate::node::handle::GroupHandle;
-use crate::node::request::{Failure, Order};
-use crate::transport::convert::configuration_to_wire;
+use crate::node::request::{Check, Order, Outcome, Retirement};
+use crate::transport::convert::{configuration_to_wire, members_to_wire};
 use kontiki_proto::v1;
 use kontiki_proto::v1::change_membership_request::Change;
-use kontiki_raft::{ConfigurationChange, MemberSet, NodeId};
+use kontiki_raft::{ConfigurationChange, MemberSet, NodeId, Term};
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tonic::Status;
@@ -17,57 +17,88 @@ use tonic::Status;
 /// How often progress is reported.
 const REPORT_INTERVAL: Duration = Duration::from_millis(200);
 
-/// A checked change: what the core is told, and who needs a replica first.
+/// A change that the leader would take now.
 pub(crate) struct Plan {
     change: ConfigurationChange,
     expected: Option<MemberSet>,
+    /// Where it leads.
+    target: MemberSet,
+    /// The term in which that was found.
+    term: Term,
+    /// Nodes that need a replica first.
     newcomers: Vec<v1::Introduction>,
 }
 
-/// Names become ids. Leaving nodes need not be known by name any more; joining ones must be.
-pub(crate) fn plan(shared: &Shared, request: &v1::ChangeMembershipRequest) -> Result<Plan, Fault> {
+/// Names become ids, and the core is asked whether it would take the change, before anything is
+/// done. Leaving nodes need not be known by name any more; joining ones must be, and be reached.
+pub(crate) async fn plan(
+    shared: &Shared,
+    group: &GroupHandle,
+    request: &v1::ChangeMembershipRequest,
+) -> Result<Plan, Fault> {
     let change = request.change.as_ref();
     let change = change.ok_or_else(|| Fault::invalid("the request names no change"))?;
-    let (change, newcomers) = match change {
+    let (change, named) = named_change(shared, change)?;
+    let expected = request.expected.as_ref();
+    let expected = expected.map(|set| named_set(shared, set)).transpose()?;
+    let check = Check::Change(change.clone(), expected.clone());
+    let (target, term) = group.check(check).await?;
+    let members = group.status().await?.core.configuration;
+    let is_new = |node: &v1::Introduction| !members.contains(NodeId(node.node));
+    let newcomers: Vec<_> = named.into_iter().filter(is_new).collect();
+    check_connected(shared, newcomers.iter())?;
+    Ok(Plan {
+        change,
+        expected,
+        target,
+        term,
+        newcomers,
+    })
+}
+
+/// The change by id, and the nodes that it may bring in.
+fn named_change(
+    shared: &Shared,
+    change: &Change,
+) -> Result<(ConfigurationChange, Vec<v1::Introduction>), Fault> {
+    Ok(match change {
         Change::AddVoter(name) => {
             let node = resolve(shared, name)?;
             (ConfigurationChange::AddVoter(NodeId(node.node)), vec![node])
         }
         Change::AddLearner(name) => {
             let node = resolve(shared, name)?;
-            (
-                ConfigurationChange::AddLearner(NodeId(node.node)),
-                vec![node],
-            )
+            let id = NodeId(node.node);
+            (ConfigurationChange::AddLearner(id), vec![node])
         }
-        Change::Remove(name) => (ConfigurationChange::Remove(leaving(shared, name)?), vec![]),
+        Change::Promote(name) => (
+            ConfigurationChange::Promote(member(shared, name)?),
+            Vec::new(),
+        ),
+        Change::Demote(name) => (
+            ConfigurationChange::Demote(member(shared, name)?),
+            Vec::new(),
+        ),
+        Change::Remove(name) => (
+            ConfigurationChange::Remove(member(shared, name)?),
+            Vec::new(),
+        ),
         Change::Replace(members) => {
-            let (voters, learners) = (
-                resolve_all(shared, &members.voters)?,
-                resolve_all(shared, &members.learners)?,
-            );
+            let voters = resolve_all(shared, &members.voters)?;
+            let learners = resolve_all(shared, &members.learners)?;
+            let ids = |nodes: &[v1::Introduction]| nodes.iter().map(|n| NodeId(n.node)).collect();
             let set = MemberSet {
-                voters: voters.iter().map(|node| NodeId(node.node)).collect(),
-                learners: learners.iter().map(|node| NodeId(node.node)).collect(),
+                voters: ids(&voters),
+                learners: ids(&learners),
             };
-            let newcomers = voters.into_iter().chain(learners).collect();
-            (ConfigurationChange::Replace(set), newcomers)
+            let named = voters.into_iter().chain(learners).collect();
+            (ConfigurationChange::Replace(set), named)
         }
-    };
-    let expected = request
-        .expected
-        .as_ref()
-        .map(|set| named_set(shared, set))
-        .transpose()?;
-    Ok(Plan {
-        change,
-        expected,
-        newcomers,
     })
 }
 
-/// A member to be removed: known, or named by id.
-fn leaving(shared: &Shared, name: &str) -> Result<NodeId, Fault> {
+/// A node that is a member already: known, or named by id.
+fn member(shared: &Shared, name: &str) -> Result<NodeId, Fault> {
     match name.parse() {
         Ok(id) => Ok(NodeId(id)),
         Err(_) => resolve(shared, name).map(|node| NodeId(node.node)),
@@ -77,7 +108,7 @@ fn leaving(shared: &Shared, name: &str) -> Result<NodeId, Fault> {
 /// Members by name or id.
 pub(crate) fn named_set(shared: &Shared, set: &v1::NamedMembers) -> Result<MemberSet, Fault> {
     let ids = |names: &[String]| -> Result<_, Fault> {
-        names.iter().map(|name| leaving(shared, name)).collect()
+        names.iter().map(|name| member(shared, name)).collect()
     };
     Ok(MemberSet {
         voters: ids(&set.voters)?,
@@ -93,9 +124,16 @@ pub(crate) async fn run(
     plan: Plan,
     reports: mpsc::Sender<Result<v1::MembershipProgress, Status>>,
 ) {
-    let result = change(&shared, &group, plan, &reports).await;
+    // At once, so that whoever watches can go on watching another leader if this one is lost.
+    let begun = v1::MembershipProgress {
+        stage: "starting".to_owned(),
+        target: Some(members_to_wire(&plan.target)),
+        ..v1::MembershipProgress::default()
+    };
+    let _ = reports.send(Ok(begun)).await;
+    let result = change(&shared, &group, &plan, &reports).await;
     let last = match result {
-        Ok(()) => progress(&shared, &group, true).await,
+        Ok(()) => progress(&shared, &group, &plan, true).await,
         Err(fault) => Err(fault),
     };
     let last = last.map_err(|fault| Status::from(shared.explain(&group, fault)));
@@ -106,20 +144,40 @@ pub(crate) async fn run(
 async fn change(
     shared: &Shared,
     group: &GroupHandle,
-    plan: Plan,
+    plan: &Plan,
     reports: &mpsc::Sender<Result<v1::MembershipProgress, Status>>,
 ) -> Result<(), Fault> {
-    make_replicas(shared, group, &plan.newcomers).await?;
+    let mut made = Vec::new();
+    let changed = match make_replicas(shared, group, plan, &mut made).await {
+        Ok(()) => carry_out(shared, group, plan, reports).await,
+        Err(fault) => Err(fault),
+    };
+    if let Err(fault) = &changed
+        && fault.outcome() == Outcome::NotApplied
+    {
+        // Nothing was logged, so whoever was made for it would wait for ever.
+        let condition = Retirement::NotJoined(plan.term);
+        take_back(shared, &made, group.id(), condition).await;
+    }
+    changed
+}
+
+async fn carry_out(
+    shared: &Shared,
+    group: &GroupHandle,
+    plan: &Plan,
+    reports: &mpsc::Sender<Result<v1::MembershipProgress, Status>>,
+) -> Result<(), Fault> {
     let order = group.order(Order::ChangeConfiguration {
-        change: plan.change,
-        expected: plan.expected,
+        change: plan.change.clone(),
+        expected: plan.expected.clone(),
     });
     tokio::pin!(order);
     loop {
         tokio::select! {
             done = &mut order => return done.map_err(Fault::from),
             () = tokio::time::sleep(REPORT_INTERVAL) => {
-                if let Ok(progress) = progress(shared, group, false).await {
+                if let Ok(progress) = progress(shared, group, plan, false).await {
                     let _ = reports.send(Ok(progress)).await;
                 }
             }
@@ -127,28 +185,27 @@ async fn change(
     }
 }
 
-/// A replica must be there before the leader can bring it up to date.
+/// A replica must be there before the leader can bring it up to date. `made` gets those that were
+/// made now.
 async fn make_replicas(
     shared: &Shared,
     group: &GroupHandle,
-    newcomers: &[v1::Introduction],
+    plan: &Plan,
+    made: &mut Vec<v1::Introduction>,
 ) -> Result<(), Fault> {
-    let status = group.status().await?;
-    let configuration = status.core.configuration;
+    let configuration = group.status().await?.core.configuration;
     let transport = &shared.context.transport;
-    let members = configuration
-        .members()
-        .into_iter()
-        .chain([transport.node()]);
+    let members = configuration.members().into_iter();
+    let members = members.chain([transport.node()]);
     let spec = v1::GroupSpec {
         nodes: members
             .filter_map(|node| transport.introduction(node))
             .collect(),
         ..group.spec().clone()
     };
-    for node in newcomers {
-        if !configuration.contains(NodeId(node.node)) {
-            create_on(shared, node, &spec, true).await?;
+    for node in &plan.newcomers {
+        if create_on(shared, node, &spec, true).await? {
+            made.push(node.clone());
         }
     }
     Ok(())
@@ -157,12 +214,10 @@ async fn make_replicas(
 async fn progress(
     shared: &Shared,
     group: &GroupHandle,
+    plan: &Plan,
     done: bool,
 ) -> Result<v1::MembershipProgress, Fault> {
-    let status = group
-        .status()
-        .await
-        .map_err(|failure: Failure| Fault::from(failure))?;
+    let status = group.status().await?;
     let transport = &shared.context.transport;
     let core = &status.core;
     Ok(v1::MembershipProgress {
@@ -173,5 +228,6 @@ async fn progress(
             .map(|one| catch_up(transport, one))
             .collect(),
         configuration: done.then(|| configuration_to_wire(&core.configuration)),
+        target: Some(members_to_wire(&plan.target)),
     })
 }

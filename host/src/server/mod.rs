@@ -16,6 +16,7 @@ mod membership;
 mod metrics;
 mod peer;
 mod plugins;
+mod purge;
 mod raft_stat;
 mod read_only;
 mod recover;
@@ -31,6 +32,7 @@ use kontiki_proto::v1::admin_server::AdminServer;
 use kontiki_proto::v1::client_server::ClientServer;
 use kontiki_proto::v1::peer_server::PeerServer;
 use kontiki_proto::v1::plugins_server::PluginsServer;
+pub(crate) use recover::dropped_learners;
 use status::{Fault, Reason};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -99,7 +101,9 @@ impl Shared {
 
     /// Adds to a failure which group it concerns and where its leader is.
     pub(crate) fn explain(&self, group: &GroupHandle, fault: impl Into<Fault>) -> Fault {
-        let fault = fault.into().of_group(group.name());
+        let transport = &self.context.transport;
+        let name = |node| transport.introduction(node).map(|known| known.name);
+        let fault = fault.into().of_group(group.name()).with_names(name);
         match fault.leader() {
             Some(leader) => {
                 let introduction = self.context.transport.introduction(leader);

@@ -3,12 +3,13 @@
 use super::Shared;
 use super::status::{Fault, Reason};
 use crate::node::context::Context;
+use crate::node::request::Retirement;
 use crate::transport::{Refusal, innermost};
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use kontiki_proto::v1;
 use kontiki_proto::v1::peer_server::Peer;
-use kontiki_raft::{GroupId, NodeId};
+use kontiki_raft::{GroupId, NodeId, Term};
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{debug, info};
@@ -48,7 +49,7 @@ impl PeerService {
         }
     }
 
-    async fn create_replica(&self, request: v1::CreateReplicaRequest) -> Result<(), Fault> {
+    async fn create_replica(&self, request: v1::CreateReplicaRequest) -> Result<bool, Fault> {
         let mut spec = request
             .group
             .ok_or_else(|| Fault::invalid("field group is missing"))?;
@@ -60,7 +61,7 @@ impl PeerService {
         }
         for node in &spec.nodes {
             if node.node != self.context().node().0 {
-                self.context().transport.meet(node.clone()).await?;
+                self.context().transport.hear_of(node.clone()).await?;
             }
         }
         if let Some(from) = &request.from {
@@ -70,8 +71,7 @@ impl PeerService {
             // Its leader tells it who the members are; the original ones may be gone.
             spec.initial_members = Some(v1::MemberSet::default());
         }
-        self.context().create_replica(spec).await?;
-        Ok(())
+        Ok(self.context().create_replica(spec).await?)
     }
 }
 
@@ -145,6 +145,15 @@ impl Peer for PeerService {
         Ok(Response::new(transport.me()))
     }
 
+    async fn exchange_books(
+        &self,
+        request: Request<v1::AddressBook>,
+    ) -> Result<Response<v1::AddressBook>, Status> {
+        let transport = &self.context().transport;
+        transport.take_in(request.into_inner()).await;
+        Ok(Response::new(transport.address_book()))
+    }
+
     async fn stream(
         &self,
         request: Request<Streaming<v1::PeerFrame>>,
@@ -166,17 +175,21 @@ impl Peer for PeerService {
         &self,
         request: Request<v1::CreateReplicaRequest>,
     ) -> Result<Response<v1::CreateReplicaReply>, Status> {
-        self.create_replica(request.into_inner()).await?;
-        Ok(Response::new(v1::CreateReplicaReply {}))
+        let created = self.create_replica(request.into_inner()).await?;
+        Ok(Response::new(v1::CreateReplicaReply { created }))
     }
 
     async fn remove_replica(
         &self,
         request: Request<v1::RemoveReplicaRequest>,
     ) -> Result<Response<v1::RemoveReplicaReply>, Status> {
-        let group = GroupId(request.into_inner().group);
+        let request = request.into_inner();
+        let condition = match request.joining_term {
+            Some(term) => Retirement::NotJoined(Term(term)),
+            None => Retirement::Uncreated,
+        };
         self.context()
-            .remove_replica(group)
+            .remove_replica(GroupId(request.group), condition)
             .await
             .map_err(Fault::from)?;
         Ok(Response::new(v1::RemoveReplicaReply {}))

@@ -3,10 +3,11 @@
 use super::Shared;
 use super::membership::named_set;
 use super::status::{Fault, Reason};
-use crate::node::request::{GroupStatus, Order};
+use crate::node::request::{Check, GroupStatus, Order};
 use crate::transport::convert::{configuration_to_wire, log_id_to_wire};
 use kontiki_proto::v1;
 use kontiki_raft::{Configuration, MemberSet, NodeId, Role};
+use std::collections::BTreeSet;
 
 /// Says what `reset_peers` would do, and does it unless it is a rehearsal.
 pub(crate) async fn reset_peers(
@@ -19,11 +20,9 @@ pub(crate) async fn reset_peers(
         .as_ref()
         .ok_or_else(|| Fault::invalid("members are missing"))?;
     let members = named_set(shared, members)?;
-    let node = shared.context.node();
-    if !members.voters.contains(&node) {
-        let message = "the node that is asked must be a voter of the new membership";
-        return Err(Fault::new(Reason::MembershipInvalid, message).of_group(&request.group));
-    }
+    // Also in a rehearsal: what it shows must then be done.
+    let checked = group.check(Check::Reset(members.clone())).await;
+    checked.map_err(|failure| shared.explain(&group, failure))?;
     let status = group
         .status()
         .await
@@ -42,8 +41,27 @@ pub(crate) async fn reset_peers(
             members.clone(),
         ))),
         last: Some(log_id_to_wire(status.core.last)),
-        commit_index: status.core.commit_index.0,
+        commit_index: Some(status.core.commit_index.0),
         warnings: warnings(shared, &status, &members),
+    })
+}
+
+/// Learners that the forced membership leaves out: it names voters only.
+pub(crate) fn dropped_learners(
+    before: &Configuration,
+    after: &MemberSet,
+    name: impl Fn(NodeId) -> String,
+) -> Option<String> {
+    let sets = [Some(&before.current), before.old.as_ref()];
+    let learners = sets.into_iter().flatten().flat_map(|set| &set.learners);
+    let dropped: BTreeSet<NodeId> = learners.copied().filter(|n| !after.contains(*n)).collect();
+    let names: Vec<String> = dropped.into_iter().map(name).collect();
+    let names = names.join(", ");
+    (!names.is_empty()).then(|| {
+        format!(
+            "the learners {names} are dropped: add them again afterwards with `kontiki member add \
+             --learner`"
+        )
     })
 }
 
@@ -68,6 +86,9 @@ fn warnings(shared: &Shared, status: &GroupStatus, members: &MemberSet) -> Vec<S
             names.join(", ")
         ));
     }
+    warnings.extend(dropped_learners(&core.configuration, members, |node| {
+        transport.name(node)
+    }));
     let up: Vec<_> = left
         .iter()
         .filter(|node| transport.is_connected(**node))

@@ -47,7 +47,6 @@ reasons! {
     ShuttingDown         Unavailable        "SHUTTING_DOWN" 100,
     GroupLoading         Unavailable        "GROUP_LOADING" 100,
     ReplicaFailed        Unavailable        "REPLICA_FAILED" 1_000,
-    PeerUnreachable      Unavailable        "PEER_UNREACHABLE" 1_000,
     Busy                 ResourceExhausted  "BUSY" 20,
     LeadershipLost       Aborted            "LEADERSHIP_LOST" 0,
     ReplyLost            Aborted            "REPLY_LOST" 0,
@@ -70,8 +69,13 @@ reasons! {
     MembershipInvalid    FailedPrecondition "MEMBERSHIP_INVALID" 0,
     MembershipUnexpected FailedPrecondition "MEMBERSHIP_UNEXPECTED" 0,
     LearnerBehind        FailedPrecondition "LEARNER_BEHIND" 0,
+    ChangeCancelled      FailedPrecondition "CHANGE_CANCELLED" 0,
+    StillMember          FailedPrecondition "STILL_MEMBER" 0,
+    MembershipUnsure     FailedPrecondition "MEMBERSHIP_UNSURE" 0,
     NotVoter             FailedPrecondition "NOT_VOTER" 0,
     TransferTimedOut     FailedPrecondition "TRANSFER_TIMED_OUT" 0,
+    TransferWentAstray   FailedPrecondition "TRANSFER_WENT_ASTRAY" 0,
+    PeerUnreachable      FailedPrecondition "PEER_UNREACHABLE" 0,
     PeerRefused          FailedPrecondition "PEER_REFUSED" 0,
     PluginFault          Internal           "PLUGIN_FAULT" 0,
     StorageFailed        Internal           "STORAGE_FAILED" 0,
@@ -157,6 +161,12 @@ impl Fault {
         self
     }
 
+    /// Calls nodes by name where the message has them by id.
+    pub(crate) fn with_names(mut self, name: impl Fn(NodeId) -> Option<String>) -> Self {
+        self.0.message = with_names(&self.0.message, name);
+        self
+    }
+
     /// Adds who leads, as far as `introduction` knows.
     pub(crate) fn with_leader(
         mut self,
@@ -179,6 +189,11 @@ impl Fault {
     /// Where clients reach the leader; empty if unknown.
     pub(crate) fn leader_address(&self) -> &str {
         &self.0.leader_address
+    }
+
+    /// Whether this node found this reason.
+    pub(crate) fn is(&self, reason: Reason) -> bool {
+        self.0.reason == reason && self.0.passed_on.is_none()
     }
 
     pub(crate) fn outcome(&self) -> Outcome {
@@ -225,6 +240,24 @@ impl Fault {
         }
         metadata
     }
+}
+
+/// Replaces each `node ID` by `node "NAME"` where the name is known.
+fn with_names(message: &str, name: impl Fn(NodeId) -> Option<String>) -> String {
+    const MARK: &str = "node ";
+    let (mut named, mut rest) = (String::new(), message);
+    while let Some(at) = rest.find(MARK) {
+        let (before, after) = rest.split_at(at + MARK.len());
+        named.push_str(before);
+        let length = after.find(|c: char| !c.is_ascii_digit());
+        let (id, after) = after.split_at(length.unwrap_or(after.len()));
+        match id.parse().ok().and_then(|id| name(NodeId(id))) {
+            Some(name) => named.push_str(&format!("{name:?}")),
+            None => named.push_str(id),
+        }
+        rest = after;
+    }
+    named + rest
 }
 
 impl From<Fault> for Status {
@@ -276,6 +309,7 @@ fn refusal(reason: &RejectReason) -> Reason {
         RejectReason::LeadershipLost => Reason::LeadershipLost,
         RejectReason::Configuration(error) => membership(error),
         RejectReason::CatchUpFailed { .. } => Reason::LearnerBehind,
+        RejectReason::ChangeCancelled => Reason::ChangeCancelled,
         RejectReason::NotVoter { .. } => Reason::NotVoter,
         RejectReason::TransferTimedOut { .. } => Reason::TransferTimedOut,
         RejectReason::PeerUnreachable { .. } => Reason::PeerUnreachable,
@@ -288,13 +322,17 @@ fn refusal(reason: &RejectReason) -> Reason {
 
 fn membership(error: &ConfigurationError) -> Reason {
     match error {
-        ConfigurationError::InProgress | ConfigurationError::LeaderNotReady => {
-            Reason::MembershipBusy
-        }
+        ConfigurationError::InProgress
+        | ConfigurationError::CatchingUp
+        | ConfigurationError::Logged
+        | ConfigurationError::LeaderNotReady => Reason::MembershipBusy,
         ConfigurationError::Unexpected => Reason::MembershipUnexpected,
         ConfigurationError::NoVoters
         | ConfigurationError::VoterAndLearner(_)
         | ConfigurationError::NotMember(_)
+        | ConfigurationError::IsVoter(_)
+        | ConfigurationError::NoneUnderWay
+        | ConfigurationError::WithoutSelf
         | ConfigurationError::NoChange => Reason::MembershipInvalid,
     }
 }
@@ -318,7 +356,7 @@ impl From<ReplicaError> for Fault {
     fn from(error: ReplicaError) -> Self {
         let reason = match error {
             ReplicaError::Plugin(error) => return error.into(),
-            ReplicaError::NameTaken(_) | ReplicaError::NotEmpty(_) => Reason::GroupExists,
+            ReplicaError::NameTaken(_) | ReplicaError::InUse(_) => Reason::GroupExists,
             ReplicaError::Members(_) => Reason::InvalidArgument,
             ReplicaError::Storage(_) | ReplicaError::Record(_) => Reason::StorageFailed,
             ReplicaError::Thread(_) | ReplicaError::Task(_) => Reason::Internal,
@@ -378,7 +416,6 @@ mod tests {
             (Failure::ShuttingDown, Code::Unavailable, "SHUTTING_DOWN", no, true),
             (refused(R::Stopping), Code::Unavailable, "SHUTTING_DOWN", no, true),
             (Failure::ReplicaFailed("disk".into()), Code::Unavailable, "REPLICA_FAILED", no, true),
-            (refused(R::PeerUnreachable { node }), Code::Unavailable, "PEER_UNREACHABLE", no, true),
             (refused(R::LeaderSilent { leader: node }), Code::Unavailable, "LEADER_UNREACHABLE", no, true),
             (Failure::Busy, Code::ResourceExhausted, "BUSY", no, true),
             (refused(R::Busy), Code::ResourceExhausted, "BUSY", no, true),
@@ -392,6 +429,13 @@ mod tests {
             (fault(Outcome::Unknown), Code::Internal, "PLUGIN_FAULT", unknown, false),
             (fault(Outcome::NotApplied), Code::Internal, "PLUGIN_FAULT", no, false),
             (of(C::InProgress), Code::FailedPrecondition, "MEMBERSHIP_BUSY", no, false),
+            (of(C::CatchingUp), Code::FailedPrecondition, "MEMBERSHIP_BUSY", no, false),
+            (of(C::Logged), Code::FailedPrecondition, "MEMBERSHIP_BUSY", no, false),
+            (of(C::WithoutSelf), Code::FailedPrecondition, "MEMBERSHIP_INVALID", no, false),
+            (of(C::NoneUnderWay), Code::FailedPrecondition, "MEMBERSHIP_INVALID", no, false),
+            (of(C::IsVoter(node)), Code::FailedPrecondition, "MEMBERSHIP_INVALID", no, false),
+            (refused(R::ChangeCancelled), Code::FailedPrecondition, "CHANGE_CANCELLED", no, false),
+            (refused(R::PeerUnreachable { node }), Code::FailedPrecondition, "PEER_UNREACHABLE", no, false),
             (of(C::LeaderNotReady), Code::FailedPrecondition, "MEMBERSHIP_BUSY", no, false),
             (of(C::Unexpected), Code::FailedPrecondition, "MEMBERSHIP_UNEXPECTED", no, false),
             (of(C::NoVoters), Code::FailedPrecondition, "MEMBERSHIP_INVALID", no, false),
@@ -421,6 +465,15 @@ mod tests {
             // What may have been applied is never worth a blind retry.
             assert!(!retry || outcome == "not_applied");
         }
+    }
+
+    #[test]
+    fn nodes_go_by_name_in_messages() {
+        let name = |node: NodeId| (node == NODE).then(|| "n7".to_owned());
+        let named = |message| with_names(message, name);
+        assert_eq!(named("node 7 is a voter"), "node \"n7\" is a voter");
+        assert_eq!(named("no node 8, node 7"), "no node 8, node \"n7\"");
+        assert_eq!(named("this node is away"), "this node is away");
     }
 
     #[test]

@@ -11,6 +11,8 @@ use std::sync::Arc;
 
 /// Key of the node record that holds the book.
 const RECORD: &str = "address-book";
+/// Key of the node record that holds this node's own introduction at its last start.
+const OWN_RECORD: &str = "introduction";
 
 /// Why another node is not spoken to.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -75,11 +77,22 @@ pub enum Refusal {
     Invalid(&'static str),
 }
 
+/// From whom an introduction came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Source {
+    /// From the node itself: right unless it is known to be out of date.
+    Itself,
+    /// From another node: right only if it is newer than what is known.
+    Hearsay,
+}
+
 /// The address book of one node.
 pub(crate) struct Book {
     me: Introduction,
     nodes: BTreeMap<String, Introduction>,
     storage: Arc<dyn Storage>,
+    /// This node's own number was raised because others knew a higher one.
+    outdone: bool,
 }
 
 impl Book {
@@ -93,7 +106,52 @@ impl Book {
             .into_iter()
             .map(|node| (node.name.clone(), node))
             .collect();
-        Ok(Self { me, nodes, storage })
+        Ok(Self {
+            me,
+            nodes,
+            storage,
+            outdone: false,
+        })
+    }
+
+    /// How this node introduces itself.
+    pub(crate) fn me(&self) -> &Introduction {
+        &self.me
+    }
+
+    /// Numbers this node's addresses, higher than before if they differ from those at its last
+    /// start. Durable on return.
+    pub(crate) fn number_addresses(&mut self) -> Result<(), StorageError> {
+        let bytes = self.storage.node_record(OWN_RECORD)?.unwrap_or_default();
+        let before = Introduction::decode(bytes.as_slice()).unwrap_or_default();
+        let moved = addresses(&before) != addresses(&self.me);
+        self.me.address_epoch = before.address_epoch + u64::from(moved);
+        match moved {
+            true => self.save_own(),
+            false => Ok(()),
+        }
+    }
+
+    /// Others know later addresses of this node than it has given itself: its data was restored from
+    /// a copy. It takes a higher number, once: a second process with the same data would answer with
+    /// a higher one for ever. True if it did. Durable on return.
+    pub(crate) fn outdo(&mut self, heard: &Introduction) -> Result<bool, StorageError> {
+        let is_me = (heard.node, &heard.name) == (self.me.node, &self.me.name);
+        let newer = heard.address_epoch > self.me.address_epoch
+            || (heard.address_epoch == self.me.address_epoch
+                && addresses(heard) != addresses(&self.me));
+        if !is_me || !newer || self.outdone {
+            return Ok(false);
+        }
+        self.outdone = true;
+        self.me.address_epoch = heard.address_epoch + 1;
+        self.save_own()?;
+        Ok(true)
+    }
+
+    fn save_own(&self) -> Result<(), StorageError> {
+        self.storage
+            .put_node_record(OWN_RECORD, &self.me.encode_to_vec())
     }
 
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &Introduction> {
@@ -161,10 +219,27 @@ impl Book {
         }
     }
 
+    /// Whether this node is in the book under this name.
+    pub(crate) fn knows(&self, other: &Introduction) -> bool {
+        let known = self.nodes.get(&other.name);
+        known.is_some_and(|known| known.node == other.node)
+    }
+
     /// Takes an introduction that was checked into the book; true if it says anything new. Durable
     /// on return. The record is small and changes seldom, so it is written whole.
-    pub(crate) fn learn(&mut self, other: &Introduction) -> Result<bool, StorageError> {
-        if self.nodes.get(&other.name) == Some(other) {
+    pub(crate) fn learn(
+        &mut self,
+        other: &Introduction,
+        source: Source,
+    ) -> Result<bool, StorageError> {
+        let is_news = match (self.nodes.get(&other.name), source) {
+            (None, _) => true,
+            (Some(known), Source::Itself) => {
+                other.address_epoch >= known.address_epoch && other != known
+            }
+            (Some(known), Source::Hearsay) => other.address_epoch > known.address_epoch,
+        };
+        if !is_news {
             return Ok(false);
         }
         self.nodes.insert(other.name.clone(), other.clone());
@@ -186,6 +261,10 @@ impl Book {
         self.storage
             .put_node_record(RECORD, &AddressBook { nodes }.encode_to_vec())
     }
+}
+
+fn addresses(of: &Introduction) -> (&str, &str) {
+    (&of.peer_address, &of.client_address)
 }
 
 #[cfg(test)]
@@ -214,8 +293,8 @@ mod tests {
         let mut book = Book::open(me.clone(), storage.clone()).unwrap();
         let n2 = introduction("n2", 2);
         book.check(&n2).unwrap();
-        assert!(book.learn(&n2).unwrap());
-        assert!(!book.learn(&n2).unwrap());
+        assert!(book.learn(&n2, Source::Itself).unwrap());
+        assert!(!book.learn(&n2, Source::Itself).unwrap());
 
         let mut book = Book::open(me, storage).unwrap();
         let wiped = book.check(&introduction("n2", 3)).unwrap_err();
@@ -236,14 +315,67 @@ mod tests {
     #[test]
     fn an_address_may_change() {
         let mut book = Book::open(introduction("n1", 1), storage()).unwrap();
-        book.learn(&introduction("n2", 2)).unwrap();
+        book.learn(&introduction("n2", 2), Source::Itself).unwrap();
         let moved = Introduction {
             peer_address: "elsewhere:1".into(),
             ..introduction("n2", 2)
         };
         book.check(&moved).unwrap();
-        assert!(book.learn(&moved).unwrap());
+        assert!(book.learn(&moved, Source::Itself).unwrap());
         assert_eq!(book.find("2").unwrap().peer_address, "elsewhere:1");
+    }
+
+    fn at(address: &str, address_epoch: u64) -> Introduction {
+        Introduction {
+            peer_address: address.into(),
+            address_epoch,
+            ..introduction("n2", 2)
+        }
+    }
+
+    #[test]
+    fn only_a_newer_address_replaces_one_that_is_known() {
+        let mut book = Book::open(introduction("n1", 1), storage()).unwrap();
+        let mut learn = |other: &Introduction, source| {
+            book.learn(other, source).unwrap();
+            book.find("n2").unwrap().peer_address.clone()
+        };
+        assert_eq!(learn(&at("a", 3), Source::Hearsay), "a");
+        assert_eq!(learn(&at("old", 2), Source::Hearsay), "a");
+        assert_eq!(learn(&at("old", 2), Source::Itself), "a", "a late message");
+        assert_eq!(learn(&at("same", 3), Source::Hearsay), "a");
+        assert_eq!(learn(&at("b", 3), Source::Itself), "b");
+        assert_eq!(learn(&at("c", 4), Source::Hearsay), "c");
+    }
+
+    #[test]
+    fn a_node_numbers_its_addresses_anew_when_they_change() {
+        let storage = storage();
+        let epoch = |address: &str| {
+            let me = at(address, 0);
+            let mut book = Book::open(me, storage.clone()).unwrap();
+            book.number_addresses().unwrap();
+            book.me().address_epoch
+        };
+        assert_eq!(["a", "a", "b", "b", "a"].map(epoch), [1, 1, 2, 2, 3]);
+    }
+
+    #[test]
+    fn a_node_whose_data_was_restored_outdoes_what_others_know_of_it_once() {
+        let mut book = Book::open(at("b", 0), storage()).unwrap();
+        book.number_addresses().unwrap();
+        assert!(!book.outdo(&at("b", 1)).unwrap(), "it said so itself");
+        assert!(
+            !book
+                .outdo(&Introduction {
+                    node: 3,
+                    ..at("c", 9)
+                })
+                .unwrap()
+        );
+        assert!(book.outdo(&at("c", 7)).unwrap());
+        assert_eq!(book.me().address_epoch, 8);
+        assert!(!book.outdo(&at("c", 9)).unwrap());
     }
 
     #[test]

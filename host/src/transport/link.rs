@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
 use tonic::transport::Channel;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 /// Largest message between nodes: above any frame that may legally be sent.
 pub(crate) const MESSAGE_SIZE_BYTES_MAX: usize = 256 << 20;
@@ -170,6 +170,7 @@ async fn session(
         Err(error) => return error,
     };
     let (channel, them) = connected;
+    exchange_books(transport, channel.clone()).await;
     let mut client = client(channel.clone());
     let over = Over(Arc::new(AtomicBool::new(false)));
     link.discard();
@@ -231,6 +232,17 @@ async fn introduce(
     }
     transport.meet(them.clone()).await?;
     Ok((channel, them))
+}
+
+/// Tells another node where nodes are, and hears it from it. Nodes that all moved at once find each
+/// other so, by way of any node that both can reach.
+pub(crate) async fn exchange_books(transport: &Transport, channel: Channel) {
+    let mut request = tonic::Request::new(transport.address_book());
+    request.set_timeout(INTRODUCE_TIMEOUT);
+    match client(channel).exchange_books(request).await {
+        Ok(heard) => transport.take_in(heard.into_inner()).await,
+        Err(error) => debug!(%error, "no addresses exchanged"),
+    }
 }
 
 fn status_error(address: &str, status: &tonic::Status) -> LinkError {

@@ -10,10 +10,10 @@ mod stall_tests;
 
 use crate::config::PeerAddress;
 use crate::node::router::Router;
-use book::Book;
 pub use book::Refusal;
+use book::{Book, Source};
 use kontiki_proto::v1::peer_client::PeerClient;
-use kontiki_proto::v1::{GroupMessage, Introduction, PeerInfo};
+use kontiki_proto::v1::{AddressBook, GroupMessage, Introduction, PeerInfo};
 use kontiki_raft::{GroupId, Message, NodeId};
 use kontiki_storage::{Storage, StorageError};
 pub(crate) use link::MESSAGE_SIZE_BYTES_MAX;
@@ -27,7 +27,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::{Channel, Endpoint};
-use tracing::{error, warn};
+use tracing::{debug, error, warn};
 
 /// The connections of a node. Cheap to clone.
 #[derive(Clone)]
@@ -37,7 +37,7 @@ pub struct Transport {
 
 struct Inner {
     node: NodeId,
-    me: Introduction,
+    name: String,
     book: Mutex<Book>,
     links: RwLock<Links>,
     router: Router,
@@ -55,7 +55,7 @@ struct Links {
 }
 
 impl Transport {
-    /// Opens the address book and begins to dial every node known from it or from `peers`.
+    /// Opens the address book, numbers the node's addresses and begins to dial every node known from it or from `peers`.
     pub(crate) fn start(
         me: Introduction,
         storage: Arc<dyn Storage>,
@@ -63,12 +63,14 @@ impl Transport {
         queue: QueueLimits,
         router: Router,
     ) -> Result<Self, StorageError> {
-        let book = Book::open(me.clone(), storage)?;
+        let (node, name) = (NodeId(me.node), me.name.clone());
+        let mut book = Book::open(me, storage)?;
+        book.number_addresses()?;
         let known: Vec<Introduction> = book.nodes().cloned().collect();
         let transport = Self {
             inner: Arc::new(Inner {
-                node: NodeId(me.node),
-                me,
+                node,
+                name,
                 book: Mutex::new(book),
                 links: RwLock::default(),
                 router,
@@ -92,7 +94,7 @@ impl Transport {
     /// Who this node is.
     #[must_use]
     pub fn me(&self) -> Introduction {
-        self.inner.me.clone()
+        self.book().me().clone()
     }
 
     /// This node's id.
@@ -194,18 +196,88 @@ impl Transport {
     /// # Errors
     /// Says why it is not spoken to.
     pub(crate) async fn meet(&self, other: Introduction) -> Result<(), Refusal> {
+        self.learn(other, Source::Itself).await
+    }
+
+    /// Takes in what this node was told of another one by a third, as far as it is news.
+    ///
+    /// # Errors
+    /// Says why that node would not be spoken to.
+    pub(crate) async fn hear_of(&self, other: Introduction) -> Result<(), Refusal> {
+        self.learn(other, Source::Hearsay).await
+    }
+
+    async fn learn(&self, other: Introduction, source: Source) -> Result<(), Refusal> {
         self.book().check(&other)?;
+        let before = self.introduction(NodeId(other.node));
         let transport = self.clone();
         let learnt = other.clone();
-        let learning = tokio::task::spawn_blocking(move || transport.book().learn(&learnt));
+        let learning = tokio::task::spawn_blocking(move || transport.book().learn(&learnt, source));
         match learning.await {
             Ok(Ok(_)) => {}
             // The identity is checked all the same; it is met again after a restart.
             Ok(Err(error)) => error!(peer = %other.name, %error, "the address book is not written"),
             Err(error) => warn!(peer = %other.name, %error, "the address book is not written"),
         }
-        self.dial_introduced(&other);
+        let now = self.introduction(NodeId(other.node)).unwrap_or(other);
+        self.dial_introduced(&now);
+        if before.is_some_and(|before| before.address_epoch < now.address_epoch) {
+            self.spread();
+        }
         Ok(())
+    }
+
+    /// Every node that this one knows, itself included.
+    pub(crate) fn address_book(&self) -> AddressBook {
+        let book = self.book();
+        let nodes = book.nodes().chain([book.me()]).cloned().collect();
+        AddressBook { nodes }
+    }
+
+    /// Takes in where another node says that nodes are. Only nodes known already are looked at: a
+    /// node that was forgotten is not to come back by hearsay.
+    pub(crate) async fn take_in(&self, heard: AddressBook) {
+        for other in heard.nodes {
+            let known = self.book().knows(&other);
+            if other.node == self.inner.node.0 {
+                self.outdo(other).await;
+            } else if known && let Err(refusal) = self.hear_of(other).await {
+                debug!(%refusal, "what is said of a node is not taken");
+            }
+        }
+    }
+
+    /// Others may know later addresses of this node than it gave itself.
+    async fn outdo(&self, heard: Introduction) {
+        let transport = self.clone();
+        let outdoing = tokio::task::spawn_blocking(move || transport.book().outdo(&heard));
+        match outdoing.await {
+            Ok(Ok(false)) => {}
+            Ok(Ok(true)) => {
+                warn!("others know later addresses of this node: was its data restored?");
+                self.spread();
+            }
+            Ok(Err(error)) => error!(%error, "the own introduction is not written"),
+            Err(error) => warn!(%error, "the own introduction is not written"),
+        }
+    }
+
+    /// Tells every node that is connected what changed, and hears what it knows.
+    fn spread(&self) {
+        let links = self
+            .inner
+            .links
+            .read()
+            .unwrap_or_else(PoisonError::into_inner);
+        for channel in links.by_name.values().filter_map(|link| link.channel()) {
+            let transport = self.clone();
+            self.inner.tasks.spawn(async move {
+                tokio::select! {
+                    () = link::exchange_books(&transport, channel) => {}
+                    () = transport.closed() => {}
+                }
+            });
+        }
     }
 
     /// Forgets a node, so that another may take its name. False if it was not known.
@@ -229,7 +301,7 @@ impl Transport {
 
     /// Makes a link to a node, or corrects the addresses of the one there is.
     fn dial(&self, name: &str, node: Option<NodeId>, correct: impl FnOnce(&mut Addresses)) {
-        if name == self.inner.me.name {
+        if name == self.inner.name {
             return;
         }
         let mut links = self

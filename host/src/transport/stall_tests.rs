@@ -68,6 +68,13 @@ impl Peer for Stalled {
         Ok(Response::new(request.into_inner()))
     }
 
+    async fn exchange_books(
+        &self,
+        request: Request<v1::AddressBook>,
+    ) -> Result<Response<v1::AddressBook>, Status> {
+        Ok(Response::new(request.into_inner()))
+    }
+
     async fn stream(
         &self,
         request: Request<Streaming<v1::PeerFrame>>,

@@ -31,7 +31,7 @@ pub struct Cluster {
 
 /// An address nobody listens on. Its port lies below those the system hands out by itself: one of
 /// those could be taken by any connection between now and its use.
-fn free_address() -> String {
+pub fn free_address() -> String {
     use std::sync::atomic::{AtomicU32, Ordering};
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let start = std::process::id() * 37;
@@ -111,6 +111,11 @@ impl Cluster {
     }
 
     pub async fn stop(mut self) {
+        self.stop_nodes().await;
+    }
+
+    /// Stops all nodes; their data stays.
+    pub async fn stop_nodes(&mut self) {
         for node in self.nodes.iter_mut().filter_map(Option::take) {
             node.shutdown().await;
         }
@@ -118,6 +123,12 @@ impl Cluster {
 
     pub fn node(&self, index: usize) -> &RunningNode {
         self.nodes[index].as_ref().unwrap()
+    }
+
+    /// Where clients reach the nodes.
+    pub fn addresses(&self) -> Vec<String> {
+        let listen = |options: &NodeOptions| options.listen.clone().unwrap();
+        self.options.iter().map(listen).collect()
     }
 
     pub fn channel(&self, index: usize) -> Channel {

@@ -161,6 +161,37 @@ impl<'a> Admin<'a> {
         })
     }
 
+    /// Gives up a membership change that is still catching up.
+    ///
+    /// # Errors
+    /// If none is under way, or it is logged already and will be carried on.
+    pub async fn cancel_change(&self, group: &str) -> Result<()> {
+        let request = proto::CancelMembershipChangeRequest {
+            group: group.to_owned(),
+        };
+        self.write(Some(group), request, |mut s, r| {
+            async move { s.cancel_membership_change(r).await }.boxed()
+        })
+        .await?;
+        Ok(())
+    }
+
+    /// Deletes the answering node's replica of a group that it is no member of, or says what would
+    /// be deleted; meant for [`Client::at`].
+    ///
+    /// # Errors
+    /// If the node is a member, or nobody can say that it is none.
+    pub async fn purge(
+        &self,
+        request: proto::PurgeReplicaRequest,
+    ) -> Result<proto::PurgeReplicaReply> {
+        let group = request.group.clone();
+        let reply = self.write(None, request, |mut s, r| {
+            async move { s.purge_replica(r).await }.boxed()
+        });
+        reply.await.map_err(|error| error.of_group(Some(&group)))
+    }
+
     /// Hands a group's leadership to `target`, or to the best voter if that is empty.
     ///
     /// # Errors

@@ -89,10 +89,14 @@ impl Configuration {
 /// A wanted change of membership.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum ConfigurationChange {
-    /// Make this node a voter (a learner is promoted). It is caught up first.
+    /// Make this node a voter, whether it is a learner, or no member yet. It is caught up first.
     AddVoter(NodeId),
-    /// Make this node a learner; a voter is demoted.
+    /// Make this node a learner. Refused for a voter: see [`Demote`](Self::Demote).
     AddLearner(NodeId),
+    /// Make this learner a voter; it is caught up first. Refused for a node that is no member.
+    Promote(NodeId),
+    /// Make this voter a learner. Refused for a node that is no member.
+    Demote(NodeId),
     /// Take this node out.
     Remove(NodeId),
     /// Go to exactly this set, by joint consensus if more than one voter differs.
@@ -102,18 +106,33 @@ pub enum ConfigurationChange {
 /// Why a change of membership is refused before anything is logged.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ConfigurationError {
-    /// Another change has not finished.
+    /// Another change is logged and not finished.
     #[error("another membership change is under way")]
     InProgress,
+    /// Another change waits for its new voters to catch up. It can be cancelled.
+    #[error("a membership change is still catching up: wait for it or cancel it")]
+    CatchingUp,
+    /// There is no change to cancel.
+    #[error("no membership change is under way")]
+    NoneUnderWay,
+    /// The change to cancel is logged already: whoever leads carries it on.
+    #[error("the change is logged already and cannot be cancelled")]
+    Logged,
     /// The change would leave no voter.
     #[error("the change would leave the group without a voter")]
     NoVoters,
     /// A node is named as voter and as learner.
     #[error("node {0} is named both voter and learner")]
     VoterAndLearner(NodeId),
-    /// The node to remove or demote is no member.
+    /// The node to add as a learner votes.
+    #[error("node {0} is a voter already: demote it to make it a learner")]
+    IsVoter(NodeId),
+    /// The node to remove, promote or demote is no member.
     #[error("node {0} is not a member")]
     NotMember(NodeId),
+    /// A forced membership in which the replica that it is forced on does not vote.
+    #[error("the new membership must contain this node as a voter")]
+    WithoutSelf,
     /// Nothing would change.
     #[error("the group already has exactly this membership")]
     NoChange,

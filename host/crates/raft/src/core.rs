@@ -100,6 +100,7 @@ impl Core {
                 change,
                 expected,
             } => self.on_change_configuration(token, &change, expected.as_ref(), out),
+            Input::CancelChange { token } => self.on_cancel_change(token, out),
             Input::ResetPeers { token, members } => self.on_reset_peers(token, members, out),
             Input::TransferLeadership { token, target } => self.on_transfer(token, target, out),
             Input::Campaign { token } => self.on_campaign(token, out),
@@ -176,6 +177,19 @@ impl Core {
     #[must_use]
     pub fn configuration_at(&self, index: LogIndex) -> Option<&Configuration> {
         self.history.at(index)
+    }
+
+    /// Whether the configuration in force has this node in it. A replica that waits to be added, or
+    /// that was removed, is in none.
+    #[must_use]
+    pub fn is_in_configuration(&self) -> bool {
+        self.configuration().contains(self.node)
+    }
+
+    /// Current term and vote, durable or about to be.
+    #[must_use]
+    pub fn hard_state(&self) -> HardState {
+        self.hard
     }
 
     /// Current term.
@@ -347,6 +361,7 @@ impl Core {
         match input {
             Input::Propose(proposals) => proposals.iter().for_each(|p| refuse(p.token)),
             Input::ChangeConfiguration { token, .. }
+            | Input::CancelChange { token }
             | Input::ResetPeers { token, .. }
             | Input::TransferLeadership { token, .. }
             | Input::Campaign { token }

@@ -153,6 +153,9 @@ pub enum RejectReason {
         /// Which.
         node: NodeId,
     },
+    /// An operator cancelled the membership change. Nothing was logged.
+    #[error("the membership change was cancelled before anything was logged")]
+    ChangeCancelled,
     /// The transfer target is no voter.
     #[error("node {node} is not a voter of the group")]
     NotVoter {

@@ -125,10 +125,12 @@ fn disturb(cluster: &mut Cluster, random: &mut Random) {
             cluster.give_later(id, Input::TransferLeadership { token, target });
         }
         8 => {
-            let change = match random.next() % 4 {
+            let change = match random.next() % 6 {
                 0 => ConfigurationChange::AddVoter(NodeId(other)),
                 1 => ConfigurationChange::AddLearner(NodeId(other)),
                 2 => ConfigurationChange::Remove(NodeId(other)),
+                3 => ConfigurationChange::Promote(NodeId(other)),
+                4 => ConfigurationChange::Demote(NodeId(other)),
                 _ => {
                     let wanted = (1..=NODES)
                         .filter(|_| chance(random, 60))

@@ -34,6 +34,13 @@ pub enum Input {
         /// Refuse unless this is the present membership.
         expected: Option<MemberSet>,
     },
+    /// Give up a membership change whose new voters are still catching up. Answered by `Done`, after
+    /// the change was answered by `Rejected`; or by `Rejected` if nothing can be cancelled: what is
+    /// logged cannot.
+    CancelChange {
+        /// Names the request.
+        token: Token,
+    },
     /// Force this membership on a survivor of a lost majority (braft's `reset_peers`). Committed
     /// entries may be lost. Answered by `Done` or `Rejected`.
     ResetPeers {

@@ -175,9 +175,7 @@ impl Core {
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
-        leading
-            .peers
-            .retain(|peer| peer.leaving.is_none_or(|(_, until)| now < until));
+        leading.retain_peers(|peer| peer.leaving.is_none_or(|(_, until)| now < until));
         for peer in &mut leading.peers {
             if peer.flow == Flow::Replicate && peer.is_overdue(retry, now) {
                 peer.failed();

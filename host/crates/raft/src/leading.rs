@@ -45,6 +45,8 @@ pub(crate) struct Leading {
     pub(crate) transfer: Option<Transfer>,
     /// Too few members are writable.
     pub(crate) peers_read_only: bool,
+    /// Highest sequence of the records that were let go.
+    sequence_forgotten: u64,
 }
 
 impl Leading {
@@ -67,6 +69,7 @@ impl Leading {
             change: None,
             transfer: None,
             peers_read_only: false,
+            sequence_forgotten: 0,
         }
     }
 
@@ -85,11 +88,30 @@ impl Leading {
         let at = match self.peers.binary_search_by_key(&node, |peer| peer.node) {
             Ok(at) => at,
             Err(at) => {
-                self.peers.insert(at, Peer::new(node, next, now));
+                let peer = Peer::new(node, next, now).after(self.sequence_forgotten);
+                self.peers.insert(at, peer);
                 at
             }
         };
         &mut self.peers[at]
+    }
+
+    /// Lets the records go that `keep` does not name.
+    pub(crate) fn retain_peers(&mut self, keep: impl Fn(&Peer) -> bool) {
+        let forgotten = &mut self.sequence_forgotten;
+        self.peers.retain(|peer| {
+            let kept = keep(peer);
+            if !kept {
+                *forgotten = peer.sequence().max(*forgotten);
+            }
+            kept
+        });
+    }
+
+    /// Lets the records of leaving peers go that are to come back: such a replica may have been
+    /// deleted in between, so what it once held says nothing (trap 38).
+    pub(crate) fn forget_leaving(&mut self, comes_back: impl Fn(NodeId) -> bool) {
+        self.retain_peers(|peer| peer.leaving.is_none() || !comes_back(peer.node));
     }
 
     /// Brings the flags of all peers in line with `configuration`, adds those that are missing.
@@ -106,6 +128,7 @@ impl Leading {
         };
         self.self_in_current = configuration.current.voters.contains(&own);
         self.self_in_old = configuration.is_joint().then(|| votes_in_old(own));
+        self.forget_leaving(|node| configuration.contains(node));
         for node in configuration
             .members()
             .into_iter()
@@ -117,9 +140,6 @@ impl Leading {
             peer.member = configuration.contains(peer.node);
             peer.in_current = configuration.current.voters.contains(&peer.node);
             peer.in_old = votes_in_old(peer.node);
-            if peer.member {
-                peer.leaving = None;
-            }
         }
     }
 

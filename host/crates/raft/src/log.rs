@@ -16,6 +16,9 @@ pub(crate) struct Log {
     /// A suffix of the log, ending at `last`.
     cache: VecDeque<Entry>,
     cache_size_bytes: usize,
+    /// Entries that ever went through `cache`, and their bytes.
+    seen: u64,
+    seen_size_bytes: u64,
     /// Every entry up to here, as it stands in memory, is on disk.
     durable: LogIndex,
 }
@@ -29,6 +32,8 @@ impl Log {
             terms: terms.into(),
             cache: VecDeque::new(),
             cache_size_bytes: 0,
+            seen: 0,
+            seen_size_bytes: 0,
             durable: last.index,
         };
         log.adopt_tail(tail);
@@ -49,7 +54,7 @@ impl Log {
             if expected <= self.start.index {
                 break;
             }
-            self.cache_size_bytes += entry.size_bytes();
+            self.count(&entry);
             self.cache.push_front(entry);
             expected = expected.prev();
         }
@@ -77,8 +82,23 @@ impl Log {
         self.cache_size_bytes
     }
 
-    /// Bytes of the entries in memory from `first` on.
-    pub(crate) fn size_bytes_from(&self, first: LogIndex) -> usize {
+    /// Takes note of an entry that goes into memory.
+    fn count(&mut self, entry: &Entry) {
+        self.cache_size_bytes += entry.size_bytes();
+        self.seen += 1;
+        self.seen_size_bytes += entry.size_bytes() as u64;
+    }
+
+    /// Bytes of the entries from `first` on. Those in memory are counted; those before are taken to
+    /// be as large as the average of all that went through memory. What is compacted counts nothing.
+    pub(crate) fn size_bytes_from(&self, first: LogIndex) -> u64 {
+        let first = first.max(self.start.index.next());
+        let on_disk = self.cache_first().0.saturating_sub(first.0);
+        let average = self.seen_size_bytes / self.seen.max(1);
+        self.cached_size_bytes_from(first) as u64 + on_disk.saturating_mul(average)
+    }
+
+    fn cached_size_bytes_from(&self, first: LogIndex) -> usize {
         let skip = first.0.saturating_sub(self.cache_first().0);
         let skip = usize::try_from(skip)
             .unwrap_or(usize::MAX)
@@ -154,7 +174,7 @@ impl Log {
             });
         }
         self.last = entry.id;
-        self.cache_size_bytes += entry.size_bytes();
+        self.count(&entry);
         self.cache.push_back(entry);
     }
 
@@ -329,6 +349,20 @@ mod tests {
         assert!(log.slice(LogIndex(2), LogIndex(4), 1 << 20).0.is_empty());
         assert_eq!(log.slice(LogIndex(3), LogIndex(4), 1).0.len(), 1);
         assert_eq!(log.slice(LogIndex(3), LogIndex(9), 1 << 20).0.len(), 2);
+    }
+
+    #[test]
+    fn what_is_on_disk_only_is_taken_to_be_of_average_size() {
+        let mut log = log_of(&[1, 1, 1, 1]);
+        let all = log.size_bytes_from(LogIndex(1));
+        assert_eq!(all, log.cache_size_bytes() as u64);
+        log.mark_durable(LogIndex(4));
+        log.evict(log.cache_size_bytes() / 2);
+        assert_eq!(log.size_bytes_from(LogIndex(1)), all);
+        assert_eq!(log.size_bytes_from(LogIndex(2)), all / 4 * 3);
+        log.compact(LogId::new(Term(1), LogIndex(1)));
+        assert_eq!(log.size_bytes_from(LogIndex(1)), all / 4 * 3);
+        assert_eq!(log.size_bytes_from(LogIndex(5)), 0);
     }
 
     #[test]

@@ -74,7 +74,20 @@ impl ConfigurationChange {
                 target.learners.remove(node);
                 target.voters.insert(*node);
             }
+            Self::AddLearner(node) if current.voters.contains(node) => {
+                return Err(ConfigurationError::IsVoter(*node));
+            }
             Self::AddLearner(node) => {
+                target.learners.insert(*node);
+            }
+            Self::Promote(node) | Self::Demote(node) if !current.contains(*node) => {
+                return Err(ConfigurationError::NotMember(*node));
+            }
+            Self::Promote(node) => {
+                target.learners.remove(node);
+                target.voters.insert(*node);
+            }
+            Self::Demote(node) => {
                 target.voters.remove(node);
                 target.learners.insert(*node);
             }
@@ -127,13 +140,17 @@ impl Core {
         expected: Option<&MemberSet>,
         out: &mut Effects,
     ) {
-        match self.check_change(change, expected) {
+        match self.check_configuration_change(change, expected) {
             Ok(target) => self.begin_change(token, target, out),
             Err(reason) => Self::reject(token, reason, out),
         }
     }
 
-    fn check_change(
+    /// The membership that `change` would lead to now; nothing is changed.
+    ///
+    /// # Errors
+    /// As [`Input::ChangeConfiguration`](crate::Input) would be refused at once.
+    pub fn check_configuration_change(
         &self,
         change: &ConfigurationChange,
         expected: Option<&MemberSet>,
@@ -148,16 +165,43 @@ impl Core {
         if !leading.ready && !early {
             return Err(ConfigurationError::LeaderNotReady.into());
         }
-        let (index, configuration) = self.history.latest();
-        let in_progress =
-            leading.change.is_some() || configuration.is_joint() || index > self.commit;
-        if in_progress && !early && !self.bug(PlantedBug::SecondChangeEarly) {
-            return Err(ConfigurationError::InProgress.into());
+        if let Some(in_progress) = self.change_in_progress(leading)
+            && !early
+            && !self.bug(PlantedBug::SecondChangeEarly)
+        {
+            return Err(in_progress.into());
         }
+        let configuration = self.configuration();
         if expected.is_some_and(|expected| *expected != configuration.current) {
             return Err(ConfigurationError::Unexpected.into());
         }
         Ok(change.target(&configuration.current)?)
+    }
+
+    /// What stands in the way of a further change, or of handing leadership over.
+    pub(crate) fn change_in_progress(&self, leading: &Leading) -> Option<ConfigurationError> {
+        let (index, configuration) = self.history.latest();
+        let catching_up = |change: &Change| matches!(change.stage, Stage::CatchUp { .. });
+        if leading.change.as_ref().is_some_and(catching_up) {
+            return Some(ConfigurationError::CatchingUp);
+        }
+        let logged = leading.change.is_some() || configuration.is_joint() || index > self.commit;
+        logged.then_some(ConfigurationError::InProgress)
+    }
+
+    /// Gives a change up that has not been logged.
+    pub(crate) fn on_cancel_change(&mut self, token: Token, out: &mut Effects) {
+        let Some(leading) = self.leading.as_deref() else {
+            return Self::reject(token, self.not_leader(), out);
+        };
+        match self.change_in_progress(leading) {
+            Some(ConfigurationError::CatchingUp) => {
+                self.abort_change(RejectReason::ChangeCancelled, out);
+                out.push(Effect::Done { token });
+            }
+            Some(_) => Self::reject(token, ConfigurationError::Logged.into(), out),
+            None => Self::reject(token, ConfigurationError::NoneUnderWay.into(), out),
+        }
     }
 
     /// Lets the new voters catch up first, so that a change does not stop commits.
@@ -170,9 +214,9 @@ impl Core {
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
+        leading.forget_leaving(|node| joining.contains(&node));
         for &node in &joining {
             let peer = leading.peer_or_new(node, next, now);
-            peer.leaving = None;
             peer.catch_up_from = peer.match_index;
         }
         leading.change = Some(Change {
@@ -284,7 +328,7 @@ impl Core {
         };
         let failed = change.joining().iter().find(silent).copied();
         match failed {
-            Some(node) => self.abort_change(node, out),
+            Some(node) => self.abort_change(RejectReason::CatchUpFailed { node }, out),
             None => self.extend_catch_up(again),
         }
     }
@@ -297,16 +341,14 @@ impl Core {
     }
 
     /// Nothing was logged, so forgetting the newcomers undoes the change.
-    fn abort_change(&mut self, node: NodeId, out: &mut Effects) {
+    fn abort_change(&mut self, reason: RejectReason, out: &mut Effects) {
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
         let change = leading.change.take();
-        leading
-            .peers
-            .retain(|peer| peer.member || peer.leaving.is_some());
+        leading.retain_peers(|peer| peer.member || peer.leaving.is_some());
         if let Some(token) = change.and_then(|change| change.token) {
-            Self::reject(token, RejectReason::CatchUpFailed { node }, out);
+            Self::reject(token, reason, out);
         }
     }
 
@@ -340,15 +382,23 @@ impl Core {
         Self::reject(token, reason, out);
     }
 
+    /// Whether this membership could be forced on this replica; nothing is changed.
+    ///
+    /// # Errors
+    /// As [`Input::ResetPeers`](crate::Input) would be refused.
+    pub fn check_reset(&self, members: &MemberSet) -> Result<(), RejectReason> {
+        check_set(members)?;
+        if members.voters.contains(&self.node) {
+            return Ok(());
+        }
+        Err(ConfigurationError::WithoutSelf.into())
+    }
+
     /// Forces a membership on a survivor (braft's `reset_peers`): it holds from here on without
     /// being logged, until the replica is elected by it and logs it.
     pub(crate) fn on_reset_peers(&mut self, token: Token, members: MemberSet, out: &mut Effects) {
-        if let Err(error) = check_set(&members) {
-            return Self::reject(token, error.into(), out);
-        }
-        if !members.voters.contains(&self.node) {
-            let why = "the new membership must contain this node as a voter";
-            return Self::reject(token, RejectReason::Invalid(why), out);
+        if let Err(reason) = self.check_reset(&members) {
+            return Self::reject(token, reason, out);
         }
         self.step_down(StopReason::Reset, out);
         self.set_leader(None, StopReason::Reset, out);

@@ -26,6 +26,10 @@ pub(crate) struct Peer {
     /// Appends under way, ascending by sequence.
     inflight: VecDeque<Sent>,
     inflight_size_bytes: usize,
+    /// Sequence of the last append.
+    sequence: u64,
+    /// Answers up to this sequence were meant for an earlier record of the same node.
+    sequence_before: u64,
     /// When an append was last answered with success.
     progressed_at: Option<Instant>,
     /// Last index of a stream that was given up without a refusal: what it has above what matches
@@ -88,6 +92,8 @@ impl Peer {
             next_index,
             inflight: VecDeque::new(),
             inflight_size_bytes: 0,
+            sequence: 0,
+            sequence_before: 0,
             progressed_at: None,
             streamed_upto: LogIndex(0),
             probed: false,
@@ -103,6 +109,25 @@ impl Peer {
             reading: None,
             catch_up_from: LogIndex(0),
         }
+    }
+
+    /// The same, for a node that may have had a record before, with sequences up to `sequence`.
+    pub(crate) fn after(self, sequence: u64) -> Self {
+        Self {
+            sequence,
+            sequence_before: sequence,
+            ..self
+        }
+    }
+
+    /// Sequence of the last append.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Whether an answer with this sequence is for an append of this record.
+    pub(crate) fn is_addressed(&self, sequence: u64) -> bool {
+        self.sequence_before == 0 || sequence > self.sequence_before
     }
 
     /// Whether it votes in either set.
@@ -199,6 +224,7 @@ impl Peer {
     /// Takes note of append `sequence` with entries up to `last`. Sequences rise, and none is used
     /// twice in a leadership: the peer may have been removed and added again meanwhile.
     pub(crate) fn sent(&mut self, sequence: u64, last: LogIndex, size_bytes: usize, now: Instant) {
+        self.sequence = sequence;
         match &mut self.flow {
             Flow::Probe { outstanding } => {
                 *outstanding = Some((sequence, now));

@@ -212,6 +212,9 @@ impl Core {
             return;
         };
         let peer = &mut leading.peers[at];
+        if !peer.is_addressed(reply.sequence) {
+            return;
+        }
         let was_probe = matches!(peer.flow, Flow::Probe { .. });
         let sent_at = peer.answered(reply.sequence);
         peer.heard(now, sent_at);
@@ -266,7 +269,7 @@ impl Core {
         self.check_catch_up(out);
         self.check_transfer(out);
         if let Some(leading) = self.leading.as_deref_mut() {
-            leading.peers.retain(|peer| {
+            leading.retain_peers(|peer| {
                 peer.node != from || !peer.leaving.is_some_and(|(upto, _)| peer.knows(upto))
             });
         }

@@ -136,17 +136,12 @@ impl Core {
             Some(CatchUp {
                 node,
                 entries_left: last.0.saturating_sub(peer.match_index.0),
-                size_bytes_left: self.size_bytes_after(peer.match_index),
+                size_bytes_left: self.log.size_bytes_from(peer.match_index.next()),
                 elapsed: now.since(change.since),
                 entries_done: peer.match_index.0.saturating_sub(peer.catch_up_from.0),
             })
         };
         change.joining().iter().filter_map(status).collect()
-    }
-
-    /// Bytes of the entries after `index` that are in memory.
-    fn size_bytes_after(&self, index: LogIndex) -> u64 {
-        self.log.size_bytes_from(index.next()) as u64
     }
 
     /// Last log position; cheaper than a full status.

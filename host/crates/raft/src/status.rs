@@ -149,7 +149,8 @@ pub struct CatchUp {
     pub node: NodeId,
     /// Entries it still lacks.
     pub entries_left: u64,
-    /// Bytes it still lacks, as far as the leader can tell from memory; a lower bound.
+    /// Bytes it still lacks, estimated: entries that the leader holds in memory are counted, older
+    /// ones taken to be of average size, and a snapshot it needs is left out.
     pub size_bytes_left: u64,
     /// Time since it began.
     pub elapsed: Duration,

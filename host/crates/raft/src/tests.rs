@@ -281,7 +281,20 @@ fn impossible_changes_are_refused_at_once() {
             E::NotMember(NodeId(7)),
         ),
         (ConfigurationChange::AddVoter(NodeId(1)), E::NoChange),
-        (ConfigurationChange::AddLearner(NodeId(1)), E::NoVoters),
+        (
+            ConfigurationChange::AddLearner(NodeId(1)),
+            E::IsVoter(NodeId(1)),
+        ),
+        (ConfigurationChange::Demote(NodeId(1)), E::NoVoters),
+        (ConfigurationChange::Promote(NodeId(1)), E::NoChange),
+        (
+            ConfigurationChange::Demote(NodeId(7)),
+            E::NotMember(NodeId(7)),
+        ),
+        (
+            ConfigurationChange::Promote(NodeId(7)),
+            E::NotMember(NodeId(7)),
+        ),
         (
             ConfigurationChange::Replace(MemberSet {
                 voters: [NodeId(1)].into(),

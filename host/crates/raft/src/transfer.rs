@@ -47,8 +47,8 @@ impl Core {
             return Err(RejectReason::Transferring);
         }
         if leading.change.is_some() || self.configuration().is_joint() {
-            let reason = ConfigurationError::InProgress;
-            return Err(RejectReason::Configuration(reason));
+            let reason = self.change_in_progress(leading);
+            return Err(reason.unwrap_or(ConfigurationError::InProgress).into());
         }
         let node = match target {
             TransferTarget::Node(node) if node == self.node => return Ok(node),

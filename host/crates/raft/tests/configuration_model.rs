@@ -28,7 +28,15 @@ fn model(table: &Table, change: &ConfigurationChange) -> Result<Table, Configura
             after.insert(node.0, true);
         }
         ConfigurationChange::AddLearner(node) => {
+            if table.get(&node.0) == Some(&true) {
+                return Err(ConfigurationError::IsVoter(*node));
+            }
             after.insert(node.0, false);
+        }
+        ConfigurationChange::Promote(node) | ConfigurationChange::Demote(node) => {
+            let votes = after.get_mut(&node.0);
+            let votes = votes.ok_or(ConfigurationError::NotMember(*node))?;
+            *votes = matches!(change, ConfigurationChange::Promote(_));
         }
         ConfigurationChange::Remove(node) => {
             after
@@ -77,6 +85,8 @@ fn change() -> impl Strategy<Value = ConfigurationChange> {
     prop_oneof![
         node().prop_map(ConfigurationChange::AddVoter),
         node().prop_map(ConfigurationChange::AddLearner),
+        node().prop_map(ConfigurationChange::Promote),
+        node().prop_map(ConfigurationChange::Demote),
         node().prop_map(ConfigurationChange::Remove),
         set.prop_map(ConfigurationChange::Replace),
     ]
@@ -87,8 +97,9 @@ fn acknowledge_all(node: &mut Solo) {
     for _ in 0..4 {
         for peer in node.status().peers {
             if node.is_leader() {
-                let last = node.last();
-                node.ack(peer.node.0, last);
+                // A sequence beyond all that were sent stands for all of them.
+                let (term, all) = (node.term(), say::append_ack(1_000_000, node.last()));
+                node.receive(peer.node.0, term, all);
             }
         }
     }

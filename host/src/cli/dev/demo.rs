@@ -56,8 +56,18 @@ async fn make_group(
         voters: places.iter().map(|place| place.name.clone()).collect(),
         learners: vec![],
     };
-    client.admin().create_group(request).await?;
-    Ok(())
+    let began = Instant::now();
+    loop {
+        match client.admin().create_group(request.clone()).await {
+            // The nodes have just been started and may not have met yet.
+            Err(error)
+                if error.reason().as_str() == "PEER_UNREACHABLE" && began.elapsed() < LIMIT =>
+            {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+            created => return Ok(created.map(drop)?),
+        }
+    }
 }
 
 async fn wait_for_leader(client: &Client, group: &str) -> Result<()> {

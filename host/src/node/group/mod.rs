@@ -11,12 +11,15 @@ mod tests;
 use super::apply::{Applier, ApplyReport};
 use super::clock::{Clock, wall_time_ns};
 use super::handle::{Brief, GroupShared};
-use super::request::{Control, Failure, Order, Outcome, Proposed, Query, Tokens};
+use super::request::{
+    Check, Control, Failure, Order, Outcome, Proposed, Query, Retirement, Tokens,
+};
 use super::waiting::{Waiter, Waiting, sweep};
 use crate::transport::Transport;
 use kontiki_raft::{
-    Core, Effect, Effects, EntryKind, Event, GroupId, Horizon, Input, IoId, Message, NodeId,
-    Persist, Proposal, ReadError, ReadId, ReadMode, RejectReason, Role, Settings, SnapshotMeta,
+    Core, Effect, Effects, EntryKind, Event, GroupId, HardState, Horizon, Input, IoId, MemberSet,
+    Message, NodeId, Persist, Proposal, ReadError, ReadId, ReadMode, RejectReason, Role, Settings,
+    SnapshotMeta, Term,
 };
 use kontiki_storage::{Storage, StorageError};
 use std::collections::BTreeSet;
@@ -287,6 +290,8 @@ impl Group {
                 self.handle(order_input(order, token));
             }
             Control::SetPriority(priority) => self.set_priority(priority),
+            Control::Check(check, reply) => drop(reply.send(self.check(check))),
+            Control::Retire(condition, reply) => drop(reply.send(self.retire(condition))),
             Control::SetReadOnly(on) => self.handle(Input::SetReadOnly(on)),
             Control::Status(reply) => drop(reply.send(Box::new(self.status()))),
             Control::Unreachable(peer) => self.handle(Input::PeerUnreachable { peer }),
@@ -306,6 +311,35 @@ impl Group {
         };
         let settings = settings.into();
         self.handle(Input::SetSettings { token, settings });
+    }
+
+    /// What would become of an order.
+    fn check(&self, check: Check) -> Result<(MemberSet, Term), Failure> {
+        let result = match check {
+            Check::Change(change, expected) => self
+                .core
+                .check_configuration_change(&change, expected.as_ref()),
+            Check::Reset(members) => self.core.check_reset(&members).map(|()| members),
+        };
+        result
+            .map(|members| (members, self.core.term()))
+            .map_err(|reason| self.failure(reason))
+    }
+
+    /// Ends the replica if the condition holds. Nothing that comes later is listened to, so the
+    /// condition still holds when the data is deleted.
+    fn retire(&mut self, condition: Retirement) -> Option<HardState> {
+        let core = &self.core;
+        let allowed = match condition {
+            Retirement::Uncreated => self.applier.view().status().calls == 0,
+            Retirement::NotJoined(term) => !core.is_in_configuration() && core.term() <= term,
+            Retirement::NoMember => !matches!(core.role(), Role::Leader | Role::Transferring),
+        };
+        if allowed {
+            self.handle(Input::Shutdown);
+            self.state.stopping = true;
+        }
+        allowed.then(|| self.core.hard_state())
     }
 
     fn carry_out(&mut self, effect: Effect) {
@@ -472,7 +506,8 @@ impl Group {
                 index,
                 configuration,
             } => {
-                self.state.removed = !configuration.contains(self.shared.node);
+                // A replica that waits to be added sees many a membership without it.
+                self.state.removed &= !configuration.contains(self.shared.node);
                 info!(index = index.0, members = ?configuration.members(), "membership committed");
             }
             Event::SecondLeader { other, term } => {
@@ -529,6 +564,7 @@ impl Group {
             term: self.core.term(),
             leader: self.core.leader(),
             commit: self.core.commit_index(),
+            member: self.core.is_in_configuration(),
         };
         self.shared
             .waiting
@@ -552,6 +588,7 @@ fn order_input(order: Order, token: kontiki_raft::Token) -> Input {
             change,
             expected,
         },
+        Order::CancelChange => Input::CancelChange { token },
         Order::ResetPeers(members) => Input::ResetPeers { token, members },
         Order::Transfer(target) => Input::TransferLeadership { token, target },
         Order::Campaign => Input::Campaign { token },

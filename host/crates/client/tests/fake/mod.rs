@@ -326,6 +326,20 @@ impl Admin for Service {
         Err(Status::unimplemented("not in this fake"))
     }
 
+    async fn cancel_membership_change(
+        &self,
+        _: Request<proto::CancelMembershipChangeRequest>,
+    ) -> Result<Response<proto::CancelMembershipChangeReply>, Status> {
+        Err(Status::unimplemented("not in this fake"))
+    }
+
+    async fn purge_replica(
+        &self,
+        _: Request<proto::PurgeReplicaRequest>,
+    ) -> Result<Response<proto::PurgeReplicaReply>, Status> {
+        Err(Status::unimplemented("not in this fake"))
+    }
+
     async fn transfer_leadership(
         &self,
         _: Request<proto::TransferLeadershipRequest>,

@@ -118,6 +118,9 @@ impl Stage {
                 change: parse_change(&rest[1..])?,
                 expected: None,
             },
+            "cancel" => Input::CancelChange {
+                token: self.token(),
+            },
             "read-only" => {
                 let read_only = second()? == "on";
                 self.judge()?.set_read_only(node as usize - 1, read_only);
@@ -510,11 +513,13 @@ fn numbers(list: &str) -> Result<Vec<u64>, String> {
 
 fn parse_change(words: &[&str]) -> Result<ConfigurationChange, String> {
     let [what, whom] = words else {
-        return Err("change NODE add-voter|add-learner|remove|replace …".into());
+        return Err("change NODE add-voter|add-learner|promote|demote|remove|replace …".into());
     };
     match *what {
         "add-voter" => Ok(ConfigurationChange::AddVoter(NodeId(number(whom)?))),
         "add-learner" => Ok(ConfigurationChange::AddLearner(NodeId(number(whom)?))),
+        "promote" => Ok(ConfigurationChange::Promote(NodeId(number(whom)?))),
+        "demote" => Ok(ConfigurationChange::Demote(NodeId(number(whom)?))),
         "remove" => Ok(ConfigurationChange::Remove(NodeId(number(whom)?))),
         "replace" => {
             let (voters, learners) = whom.split_once('/').unwrap_or((whom, ""));

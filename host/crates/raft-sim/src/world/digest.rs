@@ -58,7 +58,8 @@ pub(super) fn of_input(input: &Input) -> u64 {
         | Input::TransferLeadership { token, .. }
         | Input::Campaign { token }
         | Input::SetTimeouts { token, .. }
-        | Input::SetSettings { token, .. } => fold(&[17, token.0]),
+        | Input::SetSettings { token, .. }
+        | Input::CancelChange { token, .. } => fold(&[17, token.0]),
     }
 }
 

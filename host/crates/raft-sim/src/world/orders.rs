@@ -21,6 +21,7 @@ pub(super) enum Order {
         /// It named members the group does not have, so it must be refused.
         must_fail: bool,
     },
+    Cancel,
     Transfer,
     Campaign,
     Timeouts,
@@ -76,6 +77,10 @@ impl World {
         let Some(n) = self.likely_leader() else {
             return Ok(());
         };
+        let waiting = |order: &Order| matches!(order, Order::Change { .. });
+        if self.orders.values().any(waiting) && self.random.chance(300_000) {
+            return self.order(n, Order::Cancel, |token| Input::CancelChange { token });
+        }
         let current = self.oracle.members().current;
         let Some((change, target)) = self.draw_change(current) else {
             return Ok(());
@@ -119,7 +124,13 @@ impl World {
                     voters: current.voters | mask,
                     learners: current.learners & !mask,
                 };
-                Some((ConfigurationChange::AddVoter(NodeId(new as u64)), target))
+                let node = NodeId(new as u64);
+                let change = if current.learners & mask == 0 {
+                    ConfigurationChange::AddVoter(node)
+                } else {
+                    ConfigurationChange::Promote(node)
+                };
+                Some((change, target))
             }
             3 if living != 0 => {
                 let new = self.random.bit(living);
@@ -128,7 +139,13 @@ impl World {
                     voters: current.voters & !mask,
                     learners: current.learners | mask,
                 };
-                Some((ConfigurationChange::AddLearner(NodeId(new as u64)), target))
+                let node = NodeId(new as u64);
+                let change = if current.voters & mask == 0 {
+                    ConfigurationChange::AddLearner(node)
+                } else {
+                    ConfigurationChange::Demote(node)
+                };
+                Some((change, target))
             }
             4..=6 if member != 0 => {
                 let gone = self.random.bit(member);
@@ -361,8 +378,10 @@ impl World {
 
 fn has_happened(change: &ConfigurationChange, now: Set) -> bool {
     match change {
-        ConfigurationChange::AddVoter(node) => now.voters & bit(*node) != 0,
-        ConfigurationChange::AddLearner(node) => {
+        ConfigurationChange::AddVoter(node) | ConfigurationChange::Promote(node) => {
+            now.voters & bit(*node) != 0
+        }
+        ConfigurationChange::AddLearner(node) | ConfigurationChange::Demote(node) => {
             now.learners & bit(*node) != 0 && now.voters & bit(*node) == 0
         }
         ConfigurationChange::Remove(node) => now.all() & bit(*node) == 0,

@@ -187,14 +187,14 @@ fn change_peers_chaos() {
 #[test]
 fn learner_demotion_and_promotion() {
     let mut cluster = Cluster::led_by_1_of(3);
-    cluster.change_members(change::add_learner(3));
+    cluster.change_members(change::demote(3));
     cluster.commit("as a learner");
     cluster.await_agreement(&[1, 2, 3]);
     assert_eq!(
         cluster.status(1).configuration.current,
         learner_set(&[1, 2], &[3])
     );
-    cluster.change_members(change::add(3));
+    cluster.change_members(change::promote(3));
     cluster.crash(2);
     cluster.commit("1 and 3 are a majority");
     let token = cluster.transfer_to(1, TransferTarget::Best);

@@ -97,6 +97,12 @@ impl Cluster {
         token
     }
 
+    pub(crate) fn cancel_change(&mut self, node: u64) -> Token {
+        let token = self.token();
+        self.give(node, Input::CancelChange { token });
+        token
+    }
+
     /// Changes the membership through the leader and waits for success.
     pub(crate) fn change_members(&mut self, change: ConfigurationChange) {
         let leader = self.await_leader();

@@ -50,6 +50,14 @@ pub(crate) mod change {
         ConfigurationChange::AddLearner(NodeId(node))
     }
 
+    pub(crate) fn promote(node: u64) -> ConfigurationChange {
+        ConfigurationChange::Promote(NodeId(node))
+    }
+
+    pub(crate) fn demote(node: u64) -> ConfigurationChange {
+        ConfigurationChange::Demote(NodeId(node))
+    }
+
     pub(crate) fn remove(node: u64) -> ConfigurationChange {
         ConfigurationChange::Remove(NodeId(node))
     }

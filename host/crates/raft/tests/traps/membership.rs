@@ -249,8 +249,8 @@ fn trap_33_change_and_transfer_exclude_each_other() {
     let mut cluster = Cluster::led_by_1_of(3);
     let adding = cluster.change(1, change::add(4));
     let token = cluster.transfer(1, 2);
-    let in_progress = RejectReason::Configuration(ConfigurationError::InProgress);
-    assert_eq!(cluster.outcome(token), Outcome::Rejected(in_progress));
+    let catching_up = RejectReason::Configuration(ConfigurationError::CatchingUp);
+    assert_eq!(cluster.outcome(token), Outcome::Rejected(catching_up));
     assert!(matches!(
         cluster.await_outcome(adding),
         Outcome::Rejected(_)
@@ -332,6 +332,91 @@ fn trap_32_a_cancelled_catch_up_leaves_nothing() {
     for node in 1..=3 {
         assert!(!cluster.is_member(node, 4));
     }
+}
+
+/// A change that waits for newcomers blocks every other change and every transfer for as long as
+/// they answer; an operator can take it back, with nothing left of it.
+#[test]
+fn trap_32_an_operator_cancels_a_catch_up() {
+    let mut cluster = Cluster::led_by_1_of(3);
+    cluster.start_blank(4);
+    cluster.drop_messages(|e| e.to == NodeId(4) && has_entries(e));
+    cluster.commit_many(3);
+    let token = cluster.change(1, change::add(4));
+    // It answers, so that the time limit begins again and again.
+    cluster.run(ms(180_000));
+    assert_eq!(cluster.outcome(token), Outcome::Pending);
+    let catching_up = || Outcome::Rejected(ConfigurationError::CatchingUp.into());
+    let second = cluster.change(1, change::remove(3));
+    assert_eq!(cluster.outcome(second), catching_up());
+    assert_eq!(
+        cluster.status(1).change_target,
+        Some(voters([1, 2, 3, 4])),
+        "a watcher can see where it leads"
+    );
+
+    let cancel = cluster.cancel_change(2);
+    assert!(matches!(
+        cluster.outcome(cancel),
+        Outcome::Rejected(RejectReason::NotLeader { .. })
+    ));
+    let cancel = cluster.cancel_change(1);
+    assert_eq!(cluster.outcome(cancel), Outcome::Done);
+    assert_eq!(
+        cluster.outcome(token),
+        Outcome::Rejected(RejectReason::ChangeCancelled)
+    );
+    assert_eq!(cluster.status(1).peers.len(), 2, "4 is left alone");
+    cluster.change_members(change::remove(3));
+    assert!(!cluster.is_member(1, 4));
+}
+
+/// What is logged may be committed by any leader, so it is not taken back.
+#[test]
+fn trap_32_a_logged_change_is_not_cancelled() {
+    let mut cluster = Cluster::led_by_1_of(3);
+    let none = cluster.cancel_change(1);
+    let refused = |error: ConfigurationError| Outcome::Rejected(error.into());
+    assert_eq!(
+        cluster.outcome(none),
+        refused(ConfigurationError::NoneUnderWay)
+    );
+    cluster.drop_messages(has_entries);
+    let token = cluster.change(1, change::replace_by([1]));
+    let cancel = cluster.cancel_change(1);
+    assert_eq!(cluster.outcome(cancel), refused(ConfigurationError::Logged));
+    cluster.drop_nothing();
+    assert_eq!(cluster.await_outcome(token), Outcome::Done);
+}
+
+/// A replica that was removed may be deleted and made anew. What the leader knows of the old one,
+/// and late answers of it, say nothing of the new one.
+#[test]
+fn trap_38_a_replica_made_anew_holds_nothing() {
+    let mut cluster = Cluster::led_by_1_of(3);
+    cluster.start_blank(4);
+    cluster.change_members(change::add(4));
+    cluster.commit_many(3);
+    cluster.await_agreement(&[1, 2, 3, 4]);
+    let held = cluster.peer(1, 4).match_index;
+    // It does not hear of its removal, so the leader still tells it.
+    cluster.drop_messages(|e| e.from == NodeId(4) || e.to == NodeId(4));
+    cluster.change_members(change::remove(4));
+    assert_eq!(cluster.peer(1, 4).match_index, held);
+    cluster.start_blank(4);
+    cluster.change_members(change::add_learner(4));
+    assert_eq!(
+        cluster.peer(1, 4).match_index.0,
+        0,
+        "the record is a new one"
+    );
+    let term = cluster.term(1);
+    let late = say::append_ack(1, held.0);
+    cluster.receive(1, 4, term, late);
+    assert_eq!(cluster.peer(1, 4).match_index.0, 0, "a late answer");
+    cluster.drop_nothing();
+    cluster.commit("for all");
+    cluster.await_agreement(&[1, 2, 3, 4]);
 }
 
 /// Learners hold data but are never counted, for commits or votes (we have no witnesses, which
