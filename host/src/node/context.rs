@@ -250,6 +250,7 @@ impl Context {
                 applier,
                 shared,
                 brief: watched,
+                changing: tokio::sync::Mutex::default(),
             }),
         }
     }

@@ -107,6 +107,8 @@ pub(crate) struct HandleInner {
     pub(crate) applier: Applier,
     pub(crate) shared: Arc<GroupShared>,
     pub(crate) brief: watch::Receiver<Brief>,
+    /// Held by a membership change, from making replicas to taking back those made in vain.
+    pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
 impl GroupHandle {
