@@ -280,6 +280,7 @@ impl Context {
                 commands_budget: commands,
                 queries_budget: questions,
                 own: Mutex::new(own),
+                changing: tokio::sync::Mutex::default(),
             }),
         }
     }

@@ -115,6 +115,8 @@ pub(crate) struct HandleInner {
     pub(crate) queries_budget: Budget,
     /// What this node keeps of the replica alone; changed only by `tuning`.
     pub(crate) own: Mutex<Own>,
+    /// Held by a membership change, from making replicas to taking back those made in vain.
+    pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
 impl GroupHandle {

@@ -195,6 +195,7 @@ fn bench(voters: u64) -> Bench {
         commands_budget: Budget::new(64, 1 << 20),
         queries_budget: Budget::new(64, 1 << 20),
         own: Mutex::default(),
+        changing: tokio::sync::Mutex::default(),
     };
     Bench {
         handle: GroupHandle {
