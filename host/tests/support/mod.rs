@@ -131,6 +131,11 @@ impl Cluster {
         self.options.iter().map(listen).collect()
     }
 
+    /// Where node `index` listens for clients.
+    pub fn address(&self, index: usize) -> String {
+        self.options[index].listen.clone().unwrap()
+    }
+
     pub fn channel(&self, index: usize) -> Channel {
         let address = self.options[index].listen.clone().unwrap();
         let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{address}"));
