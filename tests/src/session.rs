@@ -191,7 +191,12 @@ impl Session {
             end,
             index: reply.position.context("a reply without position")?.index,
             answer,
-            staleness: reply.staleness_us.map(Duration::from_micros),
+            staleness: match reply.staleness {
+                Some(v1::query_reply::Staleness::StalenessUs(us)) => {
+                    Some(Duration::from_micros(us))
+                }
+                _ => None,
+            },
         })
     }
 
