@@ -204,16 +204,30 @@ impl Transport {
         Ok(())
     }
 
-    /// Forgets a node, so that another may take its name. False if it was not known.
+    /// Forgets a node, so that another may take its name, and ends the link to it. If the operator
+    /// configured an address for the name, a new link begins there: whoever takes the name may come
+    /// to the same place. False if it was not known.
     pub(crate) fn forget(&self, name: &str) -> Result<bool, StorageError> {
         let forgotten = self.book().forget(name)?;
+        let Some(link) = self.remove_link(name) else {
+            return Ok(forgotten);
+        };
+        link.forget();
+        let configured = link.addresses.borrow().configured.clone();
+        if configured.is_some() {
+            self.dial(name, None, |at| at.configured = configured);
+        }
+        Ok(forgotten)
+    }
+
+    fn remove_link(&self, name: &str) -> Option<Arc<Link>> {
         let mut links = self
             .inner
             .links
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         links.by_id.retain(|_, link| link.name != name);
-        Ok(forgotten)
+        links.by_name.remove(name)
     }
 
     /// Makes a link to a node that was met, or tells the one there is.
