@@ -1,6 +1,7 @@
 //! The machine's thread: order, batches, faults.
 
 use super::*;
+use crate::metrics::Metrics;
 use crate::node::native_machine;
 use kontiki_plugin::{
     ApplyFault, Description, Export, Fault, FaultSite, GuestCause, GuestFault, SnapshotFile,
@@ -100,6 +101,7 @@ struct Bench {
     applier: Applier,
     reports: Receiver<ApplyReport>,
     entries: Vec<Entry>,
+    metrics: Metrics,
 }
 
 /// A log of a configuration entry and these commands, and a machine for it.
@@ -121,12 +123,14 @@ fn bench(commands: &[&str]) -> Bench {
         })
         .collect();
     let storage = storage(&entries);
+    let metrics = Metrics::new();
     let (sender, reports) = channel();
     let (applier, _) = Applier::start(ApplierConfig {
         group: GROUP,
         storage,
         plugin: PluginSource::Test(fragile),
         replay_until: LogIndex(0),
+        metrics: metrics.plugin("counter"),
         report: Box::new(move |report| {
             let _ = sender.send(report);
         }),
@@ -136,6 +140,7 @@ fn bench(commands: &[&str]) -> Bench {
         applier,
         reports,
         entries,
+        metrics,
     }
 }
 
@@ -182,7 +187,8 @@ impl Bench {
         let mut answers = Vec::new();
         let mut replies = Vec::new();
         for entry in self.entries.iter().filter(|entry| is_command(entry)) {
-            let (reply, answer) = oneshot::channel();
+            let (reply, answer) = CommandReply::new(&self.metrics.proposals);
+            assert!(reply.claim().take());
             replies.push((entry.id.index, reply));
             answers.push(answer);
         }
@@ -205,6 +211,19 @@ impl Bench {
         let (reply, answer) = oneshot::channel();
         self.applier.query(LogIndex(after), request.into(), reply);
         answer
+    }
+
+    /// What was measured, by the beginning of the name.
+    fn measured(&self, name: &str) -> Vec<String> {
+        let mut text = String::new();
+        self.metrics.encode(&mut text).unwrap();
+        let samples = text.lines().filter_map(|line| line.strip_prefix(name));
+        let mut moved: Vec<_> = samples
+            .filter(|sample| !sample.ends_with(" 0"))
+            .map(str::to_owned)
+            .collect();
+        moved.sort();
+        moved
     }
 
     /// Reports up to and including the first that fails or reaches the end.
@@ -285,4 +304,40 @@ fn the_thread_ends_when_it_is_told_to() {
     let bench = bench(&["add 1"]);
     bench.applier.stop();
     assert!(bench.query(0, "get").blocking_recv().is_err());
+}
+
+#[test]
+fn calls_and_outcomes_are_counted_with_who_is_to_blame() {
+    let bench = bench(&["add 1", "add 1", "trap", "add 1"]);
+    bench
+        .apply_all(true)
+        .into_iter()
+        .for_each(|answer| drop(text(answer)));
+    assert!(text(bench.query(3, "trap")).is_err());
+    assert!(text(bench.query(3, "get")).is_ok());
+    assert_eq!(
+        bench.measured("kontiki_proposals_total"),
+        ["{outcome=\"applied\"} 2", "{outcome=\"unknown\"} 2"]
+    );
+    assert_eq!(
+        bench.measured("kontiki_proposal_duration_seconds_count"),
+        [" 2"]
+    );
+    let call = |export: &str, result: &str, count: u32| {
+        format!("{{plugin=\"counter\",export=\"{export}\",result=\"{result}\"}} {count}")
+    };
+    // After each trap a new machine is made; what came before the first is applied anew by itself,
+    // and again, from the log, after the second.
+    let calls = [
+        call("apply", "ok", 2),
+        call("apply", "plugin_fault", 1),
+        call("query", "ok", 1),
+        call("query", "plugin_fault", 1),
+        call("start", "ok", 3),
+    ];
+    assert_eq!(bench.measured("kontiki_plugin_calls_total"), calls);
+    assert_eq!(
+        bench.measured("kontiki_apply_duration_seconds_count"),
+        [" 3"]
+    );
 }

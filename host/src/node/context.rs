@@ -9,6 +9,7 @@ use super::registry::{self, RecordError};
 use super::request::{Control, Problem};
 use super::router::Router;
 use crate::config::NodeConfig;
+use crate::metrics::Metrics;
 use crate::transport::Transport;
 use crate::transport::convert::{ConvertError, members_from_wire};
 use kontiki_proto::v1::GroupSpec;
@@ -30,6 +31,7 @@ pub(crate) struct Context {
     pub(crate) plugins: PluginStore,
     pub(crate) transport: Transport,
     pub(crate) router: Router,
+    pub(crate) metrics: Arc<Metrics>,
     /// Settings that replicas are opened with; changed at run time.
     pub(crate) settings: Mutex<Settings>,
     /// Groups found in storage that could not be opened, by name, with the reason.
@@ -87,6 +89,7 @@ impl Context {
             plugins: parts.plugins,
             transport: parts.transport,
             router: parts.router,
+            metrics: Arc::new(Metrics::new()),
             broken: Mutex::default(),
             loading: AtomicBool::new(true),
             draining: AtomicBool::new(false),
@@ -183,6 +186,7 @@ impl Context {
         let (applier, thread) = Applier::start(ApplierConfig {
             group,
             storage: Arc::clone(&self.storage),
+            metrics: self.metrics.plugin(&plugin.description().name),
             plugin,
             replay_until,
             report: Box::new(report),
@@ -230,6 +234,7 @@ impl Context {
             },
             completed: completion.0,
             shared: Arc::clone(&shared),
+            metrics: Arc::clone(&self.metrics),
             brief,
             proposals_max: limits.proposals_max,
             state: State::default(),
@@ -247,6 +252,7 @@ impl Context {
                 control,
                 applier,
                 shared,
+                metrics: Arc::clone(&self.metrics),
                 brief: watched,
             }),
         }

@@ -2,9 +2,11 @@
 
 use super::apply::{Applier, ApplyStatus};
 use super::clock::{Clock, micros};
+use super::reply::CommandReply;
 use super::request::{
     Applied, Claim, Control, Failure, GroupStatus, Order, Outcome, Proposed, Query,
 };
+use crate::metrics::Metrics;
 use bytes::Bytes;
 use kontiki_plugin::Description;
 use kontiki_proto::v1::GroupSpec;
@@ -36,20 +38,10 @@ impl Default for Brief {
     }
 }
 
-/// Commands answered otherwise than as applied, by outcome.
-#[derive(Debug, Default)]
-pub(crate) struct Answered {
-    pub(crate) not_applied: AtomicU64,
-    pub(crate) unknown: AtomicU64,
-}
-
 /// What a group's task and its handles share.
 #[derive(Debug)]
 pub(crate) struct GroupShared {
     pub(crate) node: NodeId,
-    pub(crate) answered: Answered,
-    pub(crate) messages_dropped: AtomicU64,
-    pub(crate) leader_changes: AtomicU64,
     pub(crate) waiting: AtomicU64,
     /// When the leader last spoke, in microseconds of the node's clock; zero: never.
     leader_heard_us: AtomicU64,
@@ -59,9 +51,6 @@ impl GroupShared {
     pub(crate) fn new(node: NodeId) -> Self {
         Self {
             node,
-            answered: Answered::default(),
-            messages_dropped: AtomicU64::new(0),
-            leader_changes: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             leader_heard_us: AtomicU64::new(0),
         }
@@ -101,6 +90,7 @@ pub(crate) struct HandleInner {
     pub(crate) control: mpsc::Sender<Control>,
     pub(crate) applier: Applier,
     pub(crate) shared: Arc<GroupShared>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) brief: watch::Receiver<Brief>,
 }
 
@@ -138,8 +128,9 @@ impl GroupHandle {
         self.inner.brief.clone()
     }
 
-    pub(crate) fn shared(&self) -> &GroupShared {
-        &self.inner.shared
+    /// Requests that wait for an answer of the core, as of the last round of the group's task.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.inner.shared.waiting.load(Ordering::Relaxed)
     }
 
     pub(crate) fn apply_status(&self) -> ApplyStatus {
@@ -156,34 +147,18 @@ impl GroupHandle {
 
     /// Puts a command into the queue, without waiting for its answer.
     pub(crate) fn propose(&self, command: Bytes, expected_term: Option<Term>) -> Pending {
-        let (reply, answer) = oneshot::channel();
-        let claim = Claim::default();
+        let (reply, answer) = CommandReply::new(&self.inner.metrics.proposals);
+        let claim = reply.claim().clone();
         let proposed = Proposed {
             command,
             expected_term,
-            claim: claim.clone(),
             reply,
         };
-        match self.inner.proposals.try_send(proposed) {
-            Ok(()) => Pending {
-                claim,
-                answer: Ok(answer),
-            },
-            Err(error) => {
-                self.inner
-                    .shared
-                    .answered
-                    .not_applied
-                    .fetch_add(1, Ordering::Relaxed);
-                Pending {
-                    claim,
-                    answer: Err(match error {
-                        mpsc::error::TrySendError::Full(_) => Failure::Busy,
-                        mpsc::error::TrySendError::Closed(_) => Failure::ShuttingDown,
-                    }),
-                }
-            }
+        if let Err(error) = self.inner.proposals.try_send(proposed) {
+            let failure = queue_failure(&error);
+            error.into_inner().reply.answer(Err(failure));
         }
+        Pending { claim, answer }
     }
 
     /// Asks the state. Gives up after `limit`.
@@ -200,15 +175,11 @@ impl GroupHandle {
                 let query = Query {
                     request,
                     mode,
+                    arrived: std::time::Instant::now(),
                     reply,
                 };
-                self.inner
-                    .queries
-                    .try_send(query)
-                    .map_err(|error| match error {
-                        mpsc::error::TrySendError::Full(_) => Failure::Busy,
-                        mpsc::error::TrySendError::Closed(_) => Failure::ShuttingDown,
-                    })?;
+                let queued = self.inner.queries.try_send(query);
+                queued.map_err(|error| queue_failure(&error))?;
             }
         }
         match tokio::time::timeout(limit, answer).await {
@@ -228,10 +199,7 @@ impl GroupHandle {
     /// Passes a peer's message on. Dropped and counted if the mailbox is full: Raft repeats it.
     pub(crate) fn deliver(&self, from: NodeId, message: Message) {
         if self.inner.messages.try_send((from, message)).is_err() {
-            self.inner
-                .shared
-                .messages_dropped
-                .fetch_add(1, Ordering::Relaxed);
+            self.inner.metrics.messages_dropped.inc();
         }
     }
 
@@ -265,17 +233,24 @@ impl GroupHandle {
     }
 }
 
+/// Why something did not get into a group's queue.
+fn queue_failure<T>(error: &mpsc::error::TrySendError<T>) -> Failure {
+    match error {
+        mpsc::error::TrySendError::Full(_) => Failure::Busy,
+        mpsc::error::TrySendError::Closed(_) => Failure::ShuttingDown,
+    }
+}
+
 /// A command in the queue or under way.
 pub(crate) struct Pending {
     claim: Claim,
-    answer: Result<oneshot::Receiver<Result<Applied, Failure>>, Failure>,
+    answer: oneshot::Receiver<Result<Applied, Failure>>,
 }
 
 impl Pending {
     /// Waits for the answer, at most until `deadline`.
     pub(crate) async fn wait(self, deadline: tokio::time::Instant) -> Result<Applied, Failure> {
-        let answer = self.answer?;
-        match tokio::time::timeout_at(deadline, answer).await {
+        match tokio::time::timeout_at(deadline, self.answer).await {
             Ok(Ok(result)) => result,
             // The group ended without a word, so it may have had the command.
             Ok(Err(_)) if self.claim.withdraw() => Err(Failure::ShuttingDown),

@@ -10,6 +10,7 @@ mod native_machine;
 pub mod offline;
 pub(crate) mod plugins;
 mod registry;
+mod reply;
 pub mod request;
 pub(crate) mod router;
 pub mod settings;

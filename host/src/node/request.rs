@@ -1,5 +1,6 @@
 //! What is asked of a group, and what it answers.
 
+use super::reply::CommandReply;
 use bytes::Bytes;
 use kontiki_raft::{
     ConfigurationChange, LogId, MemberSet, NodeId, ReadMode, RejectReason, Status, Term, Token,
@@ -7,7 +8,7 @@ use kontiki_raft::{
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 /// What became of a command.
@@ -101,9 +102,6 @@ pub struct Position {
     pub plugin: Arc<str>,
 }
 
-/// Answer to a proposal.
-pub(crate) type ApplyReply = oneshot::Sender<Result<Applied, Failure>>;
-
 /// Answer to a query.
 pub(crate) type QueryReply = oneshot::Sender<Result<Applied, Failure>>;
 
@@ -122,9 +120,9 @@ impl Claim {
         self.swap(TAKEN)
     }
 
-    /// The client gives up. True if the group never had the command.
+    /// Either end gives up. True if the group never had the command.
     pub(crate) fn withdraw(&self) -> bool {
-        self.swap(WITHDRAWN)
+        self.swap(WITHDRAWN) || self.0.load(Ordering::Acquire) == WITHDRAWN
     }
 
     fn swap(&self, to: u8) -> bool {
@@ -140,8 +138,7 @@ impl Claim {
 pub(crate) struct Proposed {
     pub(crate) command: Bytes,
     pub(crate) expected_term: Option<Term>,
-    pub(crate) claim: Claim,
-    pub(crate) reply: ApplyReply,
+    pub(crate) reply: CommandReply,
 }
 
 /// A linearizable query on its way to the core.
@@ -149,6 +146,7 @@ pub(crate) struct Proposed {
 pub(crate) struct Query {
     pub(crate) request: Bytes,
     pub(crate) mode: ReadMode,
+    pub(crate) arrived: Instant,
     pub(crate) reply: QueryReply,
 }
 
@@ -195,12 +193,6 @@ pub(crate) enum Control {
 pub struct GroupStatus {
     /// The core's part.
     pub core: Status,
-    /// Commands, queries and orders that wait for an answer.
-    pub waiting: usize,
-    /// Commands answered so far, by outcome: applied, not applied, unknown.
-    pub answered: [u64; 3],
-    /// Peer messages dropped because the group's mailbox was full.
-    pub messages_dropped: u64,
     /// What is wrong, in words, and what to do about it.
     pub problems: Vec<Problem>,
 }
@@ -235,7 +227,7 @@ mod tests {
         assert!(claim.take());
         assert!(!claim.clone().withdraw());
         let claim = Claim::default();
-        assert!(claim.withdraw());
+        assert!(claim.withdraw() && claim.withdraw());
         assert!(!claim.take());
     }
 }

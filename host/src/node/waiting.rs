@@ -1,16 +1,18 @@
 //! Who waits for which answer of a core.
 
-use super::request::{Applied, ApplyReply, Failure, Query};
+use super::reply::CommandReply;
+use super::request::{Applied, Failure, Query};
 use kontiki_raft::Token;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// One request that the core has.
 #[derive(Debug)]
 pub(crate) enum Waiter {
-    /// A command.
-    Apply(ApplyReply),
+    /// A command, and when it was proposed.
+    Apply(CommandReply, Instant),
     /// Queries that share a read index.
     Read(Vec<Query>),
     /// An operator's order.
@@ -21,29 +23,23 @@ impl Waiter {
     /// Whether nobody listens any more. Commands are kept: their entry will answer them.
     fn is_forsaken(&self) -> bool {
         match self {
-            Self::Apply(_) => false,
+            Self::Apply(..) => false,
             Self::Read(queries) => queries.iter().all(|query| query.reply.is_closed()),
             Self::Order(reply) => reply.is_closed(),
         }
     }
 
-    /// Answers with a failure; says how many were answered.
-    pub(crate) fn fail(self, failure: &Failure) -> usize {
+    /// Answers with a failure.
+    pub(crate) fn fail(self, failure: &Failure) {
         match self {
-            Self::Apply(reply) => {
-                let _ = reply.send(Err(failure.clone()));
-                1
-            }
+            Self::Apply(reply, _) => reply.answer(Err(failure.clone())),
             Self::Read(queries) => {
-                let count = queries.len();
                 for query in queries {
                     let _ = query.reply.send(Err::<Applied, _>(failure.clone()));
                 }
-                count
             }
             Self::Order(reply) => {
                 let _ = reply.send(Err(failure.clone()));
-                1
             }
         }
     }

@@ -39,6 +39,18 @@ impl Addresses {
     }
 }
 
+/// A link at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkStatus {
+    pub(crate) name: String,
+    /// Which node it leads to, once that is known.
+    pub(crate) node: Option<NodeId>,
+    pub(crate) connected: bool,
+    /// Messages so far.
+    pub(crate) sent: u64,
+    pub(crate) dropped: u64,
+}
+
 /// A peer, and what is queued for it.
 pub(crate) struct Link {
     pub(crate) name: String,
@@ -107,6 +119,16 @@ impl Link {
     /// Which node it leads to, once that is known.
     pub(crate) fn set_node(&self, node: NodeId) {
         self.node.store(node.0, Ordering::Release);
+    }
+
+    pub(crate) fn status(&self) -> LinkStatus {
+        LinkStatus {
+            name: self.name.clone(),
+            node: Some(self.node()).filter(|node| node.0 != 0),
+            connected: self.connected.load(Ordering::Acquire),
+            sent: self.sent.load(Ordering::Relaxed),
+            dropped: self.dropped.load(Ordering::Relaxed),
+        }
     }
 
     fn node(&self) -> NodeId {

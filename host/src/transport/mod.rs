@@ -14,8 +14,8 @@ use kontiki_proto::v1::peer_client::PeerClient;
 use kontiki_proto::v1::{GroupMessage, Introduction, PeerInfo};
 use kontiki_raft::{GroupId, Message, NodeId};
 use kontiki_storage::{Storage, StorageError};
-pub(crate) use link::MESSAGE_SIZE_BYTES_MAX;
 use link::{Addresses, Link};
+pub(crate) use link::{LinkStatus, MESSAGE_SIZE_BYTES_MAX};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
@@ -167,17 +167,15 @@ impl Transport {
         links.iter().map(info).collect()
     }
 
-    /// Messages sent and dropped so far, by peer.
-    pub(crate) fn counters(&self) -> Vec<(String, u64, u64)> {
+    /// How the links to other nodes are. Unlike [`Transport::peers`] it never waits for the book,
+    /// which is locked while it is written.
+    pub(crate) fn links(&self) -> Vec<LinkStatus> {
         let links = self
             .inner
             .links
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        let count = |value: &AtomicU64| value.load(Ordering::Relaxed);
-        let counters =
-            |link: &Arc<Link>| (link.name.clone(), count(&link.sent), count(&link.dropped));
-        links.by_name.values().map(counters).collect()
+        links.by_name.values().map(|link| link.status()).collect()
     }
 
     /// Messages from peers that were refused so far.

@@ -4,20 +4,11 @@ use super::Group;
 use crate::node::request::{GroupStatus, Problem};
 use crate::transport::Transport;
 use kontiki_raft::{NodeId, Role};
-use std::sync::atomic::Ordering;
 
 impl Group {
     pub(super) fn status(&self) -> GroupStatus {
         let core = self.core.status(self.clock.now());
-        let answered = &self.shared.answered;
         GroupStatus {
-            waiting: self.state.waiting.len(),
-            answered: [
-                self.applier.view().answered(),
-                answered.not_applied.load(Ordering::Relaxed),
-                answered.unknown.load(Ordering::Relaxed),
-            ],
-            messages_dropped: self.shared.messages_dropped.load(Ordering::Relaxed),
             problems: self.problems(&core),
             core,
         }
