@@ -315,6 +315,7 @@ async fn read_only_mode_survives_a_restart() {
         let request = v1::SetReadOnlyRequest {
             group: "counter".into(),
             on,
+            local: false,
         };
         cluster.admin(0).set_read_only(request).await.unwrap();
         cluster.stop_node(0).await;

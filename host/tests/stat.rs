@@ -141,6 +141,7 @@ async fn a_read_only_group_and_a_follower_that_is_gone_show() {
     let request = v1::SetReadOnlyRequest {
         group: "counter".into(),
         on: true,
+        local: false,
     };
     cluster.admin(leader).set_read_only(request).await.unwrap();
     let d = stat(&cluster, leader, "counter").await;
