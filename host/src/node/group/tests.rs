@@ -97,6 +97,10 @@ impl Storage for Disk {
         self.inner.metrics()
     }
 
+    fn size_bytes(&self) -> Result<u64, StorageError> {
+        self.inner.size_bytes()
+    }
+
     fn close(&self) {
         self.inner.close();
     }
@@ -145,11 +149,13 @@ fn bench(voters: u64) -> Bench {
     let core = Core::new(ME, Settings::default(), initial, recovered, clock.now(), 7);
     let (completed, completions) = mpsc::unbounded_channel();
     let reports = completed.clone();
+    let metrics = Arc::new(Metrics::new());
     let (applier, _) = Applier::start(ApplierConfig {
         group: GROUP,
         storage: Arc::clone(&storage),
         plugin: PluginSource::NativeCounter,
         replay_until: LogIndex(0),
+        metrics: metrics.plugin("counter"),
         report: Box::new(move |report| drop(reports.send(Completion::Applied(report)))),
     })
     .unwrap();
@@ -175,6 +181,7 @@ fn bench(voters: u64) -> Bench {
         },
         completed,
         shared: Arc::clone(&shared),
+        metrics: Arc::clone(&metrics),
         brief,
         proposals_max: 64,
         state: State::default(),
@@ -191,6 +198,7 @@ fn bench(voters: u64) -> Bench {
         control,
         applier,
         shared,
+        metrics,
         brief: watched,
         commands_budget: Budget::new(64, 1 << 20),
         queries_budget: Budget::new(64, 1 << 20),
