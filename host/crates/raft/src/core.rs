@@ -11,9 +11,10 @@ use crate::planted::PlantedBug;
 use crate::random::Random;
 use crate::read_index::Forwarded;
 use crate::snapshot::Snapshots;
+use crate::takeover::Takeover;
 use crate::{
-    Configuration, Effect, Effects, Event, HardState, Input, Instant, LogIndex, Message,
-    MessageBody, NodeId, RejectReason, Role, Settings, StopReason, Term, Token,
+    Configuration, Effect, Effects, ElectionTurn, Event, HardState, Input, Instant, LogIndex,
+    Message, MessageBody, NodeId, RejectReason, Role, Settings, StopReason, Term, Token,
 };
 
 /// One replica of one group.
@@ -56,6 +57,13 @@ pub struct Core {
     /// Reads this follower has asked its leader about.
     pub(crate) forwarded: Forwarded,
     pub(crate) read_only: bool,
+    /// An operator wants this node to lead nothing.
+    pub(crate) drained: bool,
+    /// Election timeouts since a leader was last known, counted while drained.
+    pub(crate) drained_timeouts: u32,
+    /// When to campaign once the leader is silent. Only the first attempt is ordered by it.
+    pub(crate) turn: ElectionTurn,
+    pub(crate) takeover: Takeover,
     pub(crate) lease_epoch: u64,
     /// Numbers campaign rounds, heartbeat rounds and reads. Begins at random, so that an answer
     /// from before a restart does not fit a question from after it (trap 9).
@@ -103,7 +111,8 @@ impl Core {
                 election_timeout,
                 max_clock_drift,
             } => self.on_set_timeouts(token, election_timeout, max_clock_drift, out),
-            Input::SetPriority(priority) => self.settings.priority = priority,
+            Input::SetPriority(priority) => self.on_set_priority(priority),
+            Input::SetDrained(drained) => self.on_set_drained(drained),
             Input::SetReadOnly(read_only) => self.read_only = read_only,
             Input::ReadIndex { token, mode } => self.on_read_index(token, mode, out),
             Input::EntriesRead { read, result } => self.on_entries_read(read, result, out),

@@ -4,8 +4,8 @@ use crate::core::Core;
 use crate::planted::PlantedBug;
 use crate::quorum::{self, Outcome};
 use crate::{
-    Configuration, Effects, HardState, Instant, MemberSet, MessageBody, NodeId, RejectReason,
-    RequestVote, RequestVoteReply, StopReason, Term, TimeoutNow, Token,
+    Configuration, Effects, ElectionTurn, HardState, Instant, MemberSet, MessageBody, NodeId,
+    RejectReason, RequestVote, RequestVoteReply, StopReason, Term, TimeoutNow, Token,
 };
 use crate::{Effect, Message};
 use alloc::vec::Vec;
@@ -20,7 +20,7 @@ pub(crate) struct Campaign {
     pub(crate) pre_vote: bool,
     /// Answers to other rounds do not count (trap 17).
     round: u64,
-    forced: bool,
+    pub(crate) forced: bool,
     /// A leader that stood down for this election.
     disrupted: Option<(NodeId, Term)>,
     granted: Vec<NodeId>,
@@ -48,9 +48,7 @@ impl Campaign {
 impl Core {
     /// Draws a new wait and starts the election timer.
     pub(crate) fn reset_election_timer(&mut self) {
-        let timeout = self.settings.election_timeout;
-        let spread = timeout.min(self.settings.election_spread_max);
-        self.election_wait = timeout + self.random.below(spread);
+        self.election_wait = self.draw_election_wait();
         self.rearm_election_timer();
     }
 
@@ -75,8 +73,9 @@ impl Core {
         let in_vote = self.campaign.as_ref().is_some_and(|c| !c.pre_vote);
         self.campaign = None;
         self.set_leader(None, StopReason::LeaderSilent, out);
+        self.turn = ElectionTurn::Any;
         self.reset_election_timer();
-        if !self.may_campaign() || self.settings.priority == 0 {
+        if !self.may_campaign() || !self.may_campaign_unasked() {
             return;
         }
         if in_vote && !self.settings.step_down_on_vote_timeout {
@@ -185,6 +184,7 @@ impl Core {
     fn ask_again(&mut self, out: &mut Effects) {
         let retry_due = self.now.plus(self.heartbeat_interval());
         let last = self.log.durable_last();
+        let priority = self.standing().rank();
         let Some(campaign) = &mut self.campaign else {
             return;
         };
@@ -204,7 +204,7 @@ impl Core {
             round: campaign.round,
             forced: campaign.forced,
             disrupted_leader: campaign.disrupted,
-            priority: self.settings.priority,
+            priority,
         });
         let pre_vote = campaign.pre_vote;
         for to in asked {
@@ -366,7 +366,7 @@ impl Core {
         if term <= self.hard.term || request.last < self.log.last() {
             return false;
         }
-        let prefers_itself = self.settings.priority > request.priority
+        let prefers_itself = self.standing().rank() > request.priority
             && self.log.durable_last() >= request.last
             && self.may_campaign();
         if !prefers_itself || request.forced || self.priority_refusals >= PRIORITY_REFUSALS_MAX {
@@ -418,6 +418,7 @@ impl Core {
         if hard.term > self.hard.term {
             // Held answers speak for a term that is over, of a log that may be cut (trap 22).
             self.disk.drop_held_messages();
+            self.turn = ElectionTurn::Any;
         }
         self.hard = hard;
         if !self.bug(PlantedBug::TermOnlyInMemory) {

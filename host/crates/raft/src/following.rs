@@ -32,6 +32,7 @@ impl Core {
         self.known_leader = leader;
         if let Some(leader) = leader {
             self.priority_refusals = 0;
+            self.drained_timeouts = 0;
             if leader != self.node {
                 out.push(Effect::Event(Event::StartedFollowing { leader, term }));
             }
@@ -98,12 +99,14 @@ impl Core {
         if !self.hear_leader(from, term, out) {
             return;
         }
+        self.note_turn(heartbeat.turn);
         // The leader caps this at what it knows to match here, so it lies within the log.
         let known = heartbeat.commit.min(self.log.last().index);
         self.commit_to(known, out);
         let body = MessageBody::HeartbeatReply(HeartbeatReply {
             round: heartbeat.round,
             read_only: self.read_only,
+            standing: self.standing(),
         });
         self.send(from, body, out);
     }

@@ -5,10 +5,10 @@ use crate::random::Random;
 use crate::testing::{Cluster, DiskImage, members};
 use crate::{
     AppendEntries, AppendEntriesReply, Configuration, ConfigurationChange, Core, Effect, Effects,
-    Entry, EntryKind, Event, Heartbeat, HeartbeatReply, Input, InstallSnapshot,
+    ElectionTurn, Entry, EntryKind, Event, Heartbeat, HeartbeatReply, Input, InstallSnapshot,
     InstallSnapshotReply, Instant, IoId, LeaseStatus, LogId, LogIndex, MemberSet, Message,
     MessageBody, NodeId, Proposal, ReadIndexReply, ReadIndexRequest, ReadMode, Recovered,
-    RequestVote, RequestVoteReply, Role, Settings, SnapshotMeta, Term, TimeoutNow, Token,
+    RequestVote, RequestVoteReply, Role, Settings, SnapshotMeta, Standing, Term, TimeoutNow, Token,
     TransferTarget,
 };
 use alloc::collections::BTreeMap;
@@ -339,10 +339,15 @@ fn body(random: &mut Random) -> MessageBody {
         5 => MessageBody::Heartbeat(Heartbeat {
             commit: LogIndex(small(random)),
             round: small(random),
+            turn: ElectionTurn::Later,
         }),
         6 => MessageBody::HeartbeatReply(HeartbeatReply {
             round: small(random),
             read_only: chance(random, 50),
+            standing: Standing {
+                priority: small(random) as u32,
+                drained: chance(random, 50),
+            },
         }),
         7 => MessageBody::InstallSnapshot(InstallSnapshot {
             snapshot: snapshot(random),

@@ -23,6 +23,7 @@ impl Core {
         let first = self.log.last().index.next();
         let mut leading = Leading::new(first, self.counter, self.now);
         leading.quorum_due = self.now.plus(self.settings.election_timeout);
+        leading.committed_before = self.commit;
         self.leading = Some(Box::new(leading));
         let configuration = self.configuration().clone();
         self.resume_change(&configuration);
@@ -77,6 +78,7 @@ impl Core {
             .as_ref()
             .is_some_and(|l| self.now >= l.heartbeat_due);
         if due {
+            self.takeover_tick(out);
             self.begin_heartbeat_round(out);
             self.retry_silent_peers(out);
         }
@@ -107,12 +109,18 @@ impl Core {
             return;
         };
         leading.heartbeat_due = self.now.plus(interval);
-        let round = leading.begin_round(self.now, self.settings.election_timeout / 128);
+        let timeout = self.settings.election_timeout;
+        let round = leading.begin_round(self.now, timeout / 128);
+        let field = leading.field(self.now, timeout);
         let (term, commit) = (self.hard.term, self.commit);
         for peer in &mut leading.peers {
             let commit = commit.min(peer.match_index);
             peer.commit_sent = peer.commit_sent.max(commit);
-            let body = MessageBody::Heartbeat(Heartbeat { commit, round });
+            let body = MessageBody::Heartbeat(Heartbeat {
+                commit,
+                round,
+                turn: field.turn(peer),
+            });
             let message = Message { term, body };
             out.push(Effect::Send {
                 to: peer.node,
@@ -144,6 +152,7 @@ impl Core {
         peer.heard(now, sent_at);
         peer.resume_probe(sent_at, patience);
         peer.acked_round = peer.acked_round.max(reply.round);
+        peer.standing = reply.standing;
         self.note_read_only(at, reply.read_only);
         self.confirm_reads(out);
         self.replicate_to(at, out);
@@ -185,7 +194,7 @@ impl Core {
 
     /// A leader that goes away tells the best follower to take over at once.
     pub(crate) fn wake_successor(&mut self, out: &mut Effects) {
-        let Some(successor) = self.best_successor() else {
+        let Some(successor) = self.next_in_line() else {
             return;
         };
         let body = MessageBody::TimeoutNow(TimeoutNow {

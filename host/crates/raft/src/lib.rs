@@ -28,6 +28,8 @@
 //!   refuses, unless the election was ordered by that leader or an operator.
 //! - A node that votes in no configuration that may be in force does not campaign, but every node
 //!   answers vote requests.
+//! - A leader hands over to a voter of higher priority that keeps up; equal priorities never move it.
+//!   A drained member leads only where nobody else does, or when it is named.
 //! - A read-only majority of either set makes the leader read-only.
 //! - Messages that no honest peer sends change nothing; those that contradict committed entries
 //!   are reported as [`Event::Conflict`].
@@ -77,7 +79,9 @@ mod replication;
 mod report;
 mod settings;
 mod snapshot;
+mod standing;
 mod status;
+mod takeover;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -91,9 +95,9 @@ pub use entry::{Entry, EntryKind};
 pub use ids::{GroupId, Instant, IoId, LogId, LogIndex, NodeId, ReadId, Term, Token};
 pub use input::{Input, Proposal, ReadError, ReadMode, TransferTarget};
 pub use message::{
-    AppendEntries, AppendEntriesReply, Heartbeat, HeartbeatReply, InstallSnapshot,
+    AppendEntries, AppendEntriesReply, ElectionTurn, Heartbeat, HeartbeatReply, InstallSnapshot,
     InstallSnapshotReply, Message, MessageBody, ReadIndexReply, ReadIndexRequest, RequestVote,
-    RequestVoteReply, TimeoutNow,
+    RequestVoteReply, Standing, TimeoutNow,
 };
 #[cfg(feature = "planted-bugs")]
 pub use planted::PlantedBug;

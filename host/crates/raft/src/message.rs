@@ -110,6 +110,20 @@ pub struct Heartbeat {
     /// Rises with every heartbeat round of this leader; comes back in the reply. Read index rounds
     /// and the leader lease are confirmed by it.
     pub round: u64,
+    /// When the follower should campaign if this leader falls silent.
+    pub turn: ElectionTurn,
+}
+
+/// When a follower should campaign after its leader has fallen silent, by priorities.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ElectionTurn {
+    /// After the usual wait: nobody who could take over is preferred.
+    #[default]
+    Any,
+    /// Before the others: no voter is preferred to it, some are less preferred.
+    First,
+    /// After the others: a voter that is up to date is preferred to it.
+    Later,
 }
 
 /// Reply to [`Heartbeat`].
@@ -119,6 +133,27 @@ pub struct HeartbeatReply {
     pub round: u64,
     /// The replica is in read-only mode.
     pub read_only: bool,
+    /// The follower as a leader to be.
+    pub standing: Standing,
+}
+
+/// A member as a leader to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its election priority.
+    pub priority: u32,
+    /// An operator wants no group led there.
+    pub drained: bool,
+}
+
+impl Default for Standing {
+    /// What is assumed of a member that has said nothing: the default priority, not drained.
+    fn default() -> Self {
+        Self {
+            priority: 100,
+            drained: false,
+        }
+    }
 }
 
 /// Offers a snapshot. The bytes are fetched outside the core.

@@ -81,6 +81,10 @@ bugs! {
     ReadOnlyAnd,
     /// The membership may change before an entry of the leader's term is committed (trap 2).
     ChangeBeforeOwnCommit,
+    /// A drained node campaigns at the first election timeout like any other.
+    DrainedCampaigns,
+    /// A leader hands over to members of its own priority too.
+    TakeoverByEquals,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -1,7 +1,7 @@
 //! How far replication to one peer has come (etcd's `Progress`).
 
 use crate::Instant;
-use crate::{LogId, LogIndex, NodeId, PeerState, ReadId};
+use crate::{LogId, LogIndex, NodeId, PeerState, ReadId, Standing};
 use alloc::collections::VecDeque;
 use core::time::Duration;
 
@@ -36,6 +36,10 @@ pub(crate) struct Peer {
     /// When this record was made.
     pub(crate) since: Instant,
     pub(crate) read_only: bool,
+    /// What it last said of itself as a leader to be.
+    pub(crate) standing: Standing,
+    /// Since when it could take over without a pause worth speaking of.
+    pub(crate) fit_since: Option<Instant>,
     /// Highest commit index sent to it.
     pub(crate) commit_sent: LogIndex,
     /// Entries being read back from disk for it, and their first index.
@@ -81,6 +85,8 @@ impl Peer {
             last_answer: None,
             since: now,
             read_only: false,
+            standing: Standing::default(),
+            fit_since: None,
             commit_sent: LogIndex(0),
             reading: None,
             catch_up_from: LogIndex(0),
@@ -90,6 +96,11 @@ impl Peer {
     /// Whether it votes in either set.
     pub(crate) fn is_voter(&self) -> bool {
         self.in_current || self.in_old
+    }
+
+    /// Whether entries are streamed to it and it holds everything up to `index`.
+    pub(crate) fn is_streaming_from(&self, index: LogIndex) -> bool {
+        self.flow == Flow::Replicate && self.match_index >= index
     }
 
     pub(crate) fn state(&self) -> PeerState {

@@ -81,6 +81,7 @@ impl Core {
             election_timeout: self.settings.election_timeout,
             max_clock_drift: self.settings.max_clock_drift,
             priority: self.settings.priority,
+            drained: self.drained,
             failure: self.failure,
         }
     }
@@ -140,5 +141,6 @@ fn peer_status(peer: &Peer, now: Instant) -> PeerStatus {
         inflight_size_bytes: peer.inflight_size_bytes(),
         last_contact: peer.last_answer.map(|at| now.since(at)),
         read_only: peer.read_only,
+        standing: peer.standing,
     }
 }

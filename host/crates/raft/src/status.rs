@@ -1,6 +1,6 @@
 //! What a replica says about itself.
 
-use crate::{Configuration, LogId, LogIndex, NodeId, Term};
+use crate::{Configuration, LogId, LogIndex, NodeId, Standing, Term};
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -66,6 +66,8 @@ pub struct PeerStatus {
     pub last_contact: Option<Duration>,
     /// Whether it said it is read-only.
     pub read_only: bool,
+    /// Its priority, and whether it is drained, by its own word.
+    pub standing: Standing,
 }
 
 /// Progress of a member that is catching up before a membership change is logged.
@@ -159,6 +161,8 @@ pub struct Status {
     pub max_clock_drift: Duration,
     /// Election priority.
     pub priority: u32,
+    /// Whether an operator wants this node to lead nothing.
+    pub drained: bool,
     /// Why the replica stopped, if it did.
     pub failure: Option<&'static str>,
 }

@@ -3,9 +3,9 @@
 use super::Image;
 use bytes::Bytes;
 use kontiki_raft::{
-    AppendEntries, AppendEntriesReply, Configuration, ConfigurationChange, Entry, EntryKind,
-    HardState, Heartbeat, HeartbeatReply, InstallSnapshot, LogId, LogIndex, MemberSet, MessageBody,
-    NodeId, RequestVote, RequestVoteReply, SnapshotMeta, Term, TimeoutNow,
+    AppendEntries, AppendEntriesReply, Configuration, ConfigurationChange, ElectionTurn, Entry,
+    EntryKind, HardState, Heartbeat, HeartbeatReply, InstallSnapshot, LogId, LogIndex, MemberSet,
+    MessageBody, NodeId, RequestVote, RequestVoteReply, SnapshotMeta, Standing, Term, TimeoutNow,
 };
 
 pub(crate) fn id(term: u64, index: u64) -> LogId {
@@ -124,6 +124,7 @@ pub(crate) fn heartbeat(commit: u64) -> MessageBody {
     MessageBody::Heartbeat(Heartbeat {
         commit: LogIndex(commit),
         round: 1,
+        turn: ElectionTurn::Any,
     })
 }
 
@@ -131,6 +132,7 @@ pub(crate) fn heartbeat_ack(round: u64) -> MessageBody {
     MessageBody::HeartbeatReply(HeartbeatReply {
         round,
         read_only: false,
+        standing: Standing::default(),
     })
 }
 

@@ -6,6 +6,7 @@ use crate::support::{
 };
 use kontiki_raft::{
     AppendEntriesReply, Event, HeartbeatReply, Input, LogIndex, MessageBody, RejectReason, Role,
+    Standing,
 };
 
 fn says_read_only(node: &mut Solo, peer: u64) {
@@ -14,6 +15,7 @@ fn says_read_only(node: &mut Solo, peer: u64) {
     let body = MessageBody::HeartbeatReply(HeartbeatReply {
         round,
         read_only: true,
+        standing: Standing::default(),
     });
     node.receive(peer, term, body);
 }
