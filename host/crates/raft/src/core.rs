@@ -68,8 +68,9 @@ pub struct Core {
     /// Numbers campaign rounds, heartbeat rounds and reads. Begins at random, so that an answer
     /// from before a restart does not fit a question from after it (trap 9).
     pub(crate) counter: u64,
-    /// Pre-votes refused in favour of its own higher priority since a leader was last known.
-    pub(crate) priority_refusals: u32,
+    /// Since when it refuses pre-votes in favour of its own higher priority; nothing if it has not
+    /// since a leader was last known.
+    pub(crate) refusing_since: Option<Instant>,
     /// Whether the last committed configuration contains this node.
     pub(crate) is_member: bool,
     pub(crate) stopped: bool,

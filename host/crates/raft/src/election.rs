@@ -10,10 +10,6 @@ use crate::{
 use crate::{Effect, Message};
 use alloc::vec::Vec;
 
-/// Pre-votes refused in favour of one's own higher priority before anybody may lead: a preferred
-/// node that cannot win must not keep the group without a leader.
-const PRIORITY_REFUSALS_MAX: u32 = 3;
-
 /// An attempt to be elected.
 #[derive(Clone, Debug)]
 pub(crate) struct Campaign {
@@ -180,7 +176,9 @@ impl Core {
         });
     }
 
-    /// Asks every voter that has not given a final answer.
+    /// Asks every voter that has not given a final answer. A pre-vote that was refused is asked for
+    /// again, as it was mostly refused by a voter that had not missed the leader yet, or had rather
+    /// led itself: nothing was promised by it.
     fn ask_again(&mut self, out: &mut Effects) {
         let retry_due = self.now.plus(self.heartbeat_interval());
         let last = self.log.durable_last();
@@ -191,6 +189,9 @@ impl Core {
         campaign.retry_due = retry_due;
         if !campaign.pre_vote && self.disk.holds_messages() {
             return; // The requests of this vote still wait for the disk.
+        }
+        if campaign.pre_vote {
+            campaign.refused.clear();
         }
         let settled =
             |node: &NodeId| campaign.granted.contains(node) || campaign.refused.contains(node);
@@ -360,8 +361,9 @@ impl Core {
             || self.known_leader.is_some() && self.leader_heard_at.is_some_and(heard)
     }
 
-    /// Pre-vote: whether it would get the vote. Nothing changes by asking, but the refusals in
-    /// favour of one's own priority are counted.
+    /// Pre-vote: whether it would get the vote. Nothing changes by asking, but the time for which
+    /// others are refused in favour of one's own priority begins: an election timeout at most, as a
+    /// preferred node that cannot win must not keep the group without a leader.
     fn would_vote(&mut self, term: Term, request: &RequestVote) -> bool {
         if term <= self.hard.term || request.last < self.log.last() {
             return false;
@@ -369,10 +371,13 @@ impl Core {
         let prefers_itself = self.standing().rank() > request.priority
             && self.log.durable_last() >= request.last
             && self.may_campaign();
-        if !prefers_itself || request.forced || self.priority_refusals >= PRIORITY_REFUSALS_MAX {
+        if !prefers_itself || request.forced {
             return true;
         }
-        self.priority_refusals += 1;
+        let since = *self.refusing_since.get_or_insert(self.now);
+        if self.now >= since.plus(self.settings.election_timeout) {
+            return true;
+        }
         let soon = self.settings.election_timeout / 4;
         let soon = self.now.plus(self.random.below(soon));
         if self.campaign.is_none() {

@@ -31,7 +31,7 @@ impl Core {
         }
         self.known_leader = leader;
         if let Some(leader) = leader {
-            self.priority_refusals = 0;
+            self.refusing_since = None;
             self.drained_timeouts = 0;
             if leader != self.node {
                 out.push(Effect::Event(Event::StartedFollowing { leader, term }));
@@ -55,6 +55,7 @@ impl Core {
         }
         if self.known_leader.is_none() {
             self.campaign = None;
+            self.disk.drop_held_vote_requests();
             self.set_leader(Some(from), StopReason::NewLeader, out);
             self.reset_election_timer();
         }

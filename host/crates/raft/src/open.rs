@@ -112,7 +112,7 @@ impl Core {
             turn: ElectionTurn::Any,
             takeover: Takeover::default(),
             lease_epoch: 0,
-            priority_refusals: 0,
+            refusing_since: None,
             is_member,
             stopped: false,
             failure: None,

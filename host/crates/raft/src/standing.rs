@@ -107,10 +107,11 @@ impl Core {
     }
 
     /// Ends an election that nobody ordered, before it is won. Requests that still wait for the
-    /// disk do not leave; the vote this node gave itself in the term stays.
+    /// disk, be it since an earlier attempt, do not leave; the vote this node gave itself in the
+    /// term stays.
     fn cancel_unforced_campaign(&mut self) {
+        self.disk.drop_held_vote_requests();
         if self.campaign.take_if(|campaign| !campaign.forced).is_some() {
-            self.disk.drop_held_messages();
             self.reset_election_timer();
         }
     }

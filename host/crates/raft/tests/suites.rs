@@ -9,6 +9,7 @@ mod configuration_model;
 mod documented;
 mod paper;
 mod paper_safety;
+mod priority;
 mod quorum_model;
 mod settings;
 mod thesis;
