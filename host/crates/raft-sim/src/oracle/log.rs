@@ -531,6 +531,7 @@ mod tests {
             inflight_size_bytes: 0,
             last_contact: None,
             read_only: false,
+            standing: kontiki_raft::Standing::default(),
         };
         assert_breaks(oracle.matching(0, &[peer(2, 1)]), Invariant::MatchIndex);
         oracle.replicas[1].acknowledged = (Term(1), LogIndex(1));

@@ -364,6 +364,7 @@ mod tests {
         let reply = HeartbeatReply {
             round: 1,
             read_only: false,
+            standing: kontiki_raft::Standing::default(),
         };
         let reply = Message {
             term: Term(1),

@@ -5,7 +5,9 @@ use crate::oracle::{Answer, Check, Invariant, broken};
 use crate::plan::Loss;
 use crate::require;
 use crate::trace::At;
-use kontiki_raft::{Effect, Effects, IoId, LogIndex, Message, NodeId, Persist, ReadError, ReadId};
+use kontiki_raft::{
+    Effect, Effects, Event, IoId, LogIndex, Message, NodeId, Persist, ReadError, ReadId,
+};
 
 impl World {
     /// Carries out the effects in order. False if the node died in between.
@@ -72,8 +74,10 @@ impl World {
                 self.serve_reads(n)
             }
             Effect::Event(event) => {
-                if matches!(event, kontiki_raft::Event::Failed { .. }) {
-                    self.on_core_failed(n);
+                match event {
+                    Event::Failed { .. } => self.on_core_failed(n),
+                    Event::TakeoverStarted { .. } => self.counters.takeovers += 1,
+                    _ => {}
                 }
                 self.oracle.event(n, &event)
             }

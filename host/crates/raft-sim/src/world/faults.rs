@@ -73,6 +73,7 @@ impl World {
             Strike::Wipe => self.wipe(),
             Strike::ReadOnly
             | Strike::Priority
+            | Strike::Drain
             | Strike::Shutdown
             | Strike::ApplyFail
             | Strike::Unreachable => self.strike_replica(strike),
@@ -220,7 +221,12 @@ impl World {
             Strike::Priority => {
                 self.counters.priorities_changed += 1;
                 let priority = self.random.pick(&[0, 50, 100, 100, 200]);
-                self.input(n, Input::SetPriority(priority))
+                self.set_priority(n, priority)
+            }
+            Strike::Drain => {
+                self.counters.drains += 1;
+                let drained = self.random.chance(400_000);
+                self.set_drained(n, drained)
             }
             Strike::Shutdown => {
                 self.counters.shutdowns += 1;

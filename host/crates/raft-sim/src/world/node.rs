@@ -56,6 +56,10 @@ pub(super) struct Node {
     pub(super) fail_next_write: bool,
     /// Election timeout in force, for the liveness phase.
     pub(super) timeout_us: u64,
+    /// Set by an operator; survives restarts.
+    pub(super) priority: u32,
+    /// Set by an operator; survives restarts.
+    pub(super) drained: bool,
 }
 
 impl Node {
@@ -85,7 +89,14 @@ impl Node {
             stalled_until: 0,
             fail_next_write: false,
             timeout_us,
+            priority: 100,
+            drained: false,
         }
+    }
+
+    /// What candidates are compared by.
+    pub(super) fn rank(&self) -> u32 {
+        if self.drained { 0 } else { self.priority }
     }
 
     /// Whether its process runs, be it stopped for a while.
