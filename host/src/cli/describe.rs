@@ -91,7 +91,7 @@ impl Described {
             ("election timer", since(it.election_timer_us)),
             ("leader heard", since(it.leader_last_contact_us)),
             ("clock drift", millis(it.max_clock_drift_us)),
-            ("priority", it.priority.to_string()),
+            ("priority", priority_text(it.priority, it.drained)),
             ("lease epoch", it.lease_epoch.to_string()),
             ("cache", bytes_text(it.cache_size_bytes)),
             ("log on disk", bytes_text(it.log_size_bytes)),
@@ -145,6 +145,11 @@ impl Described {
     }
 }
 
+fn priority_text(priority: u32, drained: bool) -> String {
+    let note = if drained { " (drained)" } else { "" };
+    format!("{priority}{note}")
+}
+
 /// Nothing instead of `none`, so that the line is left out.
 fn unless_none(text: &str) -> String {
     if text == "none" {
@@ -186,6 +191,8 @@ impl Document for Described {
                 "inflight_size_bytes": peer.inflight_size_bytes,
                 "last_contact_seconds": peer.last_contact_us.map(seconds),
                 "read_only": peer.read_only,
+                "priority": peer.priority,
+                "drained": peer.drained,
             })
         });
         let catching_up = it.catching_up.iter().map(|peer| {
@@ -248,6 +255,7 @@ impl Document for Described {
             "election_timeout_seconds": seconds(it.election_timeout_us),
             "max_clock_drift_seconds": seconds(it.max_clock_drift_us),
             "priority": it.priority,
+            "drained": it.drained,
             "engine_profile": it.engine_profile,
             "failure": it.failure,
         });

@@ -165,6 +165,7 @@ pub(crate) async fn describe(
             .collect(),
         nodes: introductions(transport, &core.configuration),
         log_size_bytes: 0,
+        drained: core.drained,
     })
 }
 
@@ -190,6 +191,8 @@ fn peer_description(transport: &Transport, peer: &PeerStatus) -> v1::PeerDescrip
         inflight_size_bytes: peer.inflight_size_bytes as u64,
         last_contact_us: peer.last_contact.map(micros),
         read_only: peer.read_only,
+        priority: peer.standing.priority,
+        drained: peer.standing.drained,
     }
 }
 

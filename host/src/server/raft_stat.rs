@@ -111,6 +111,7 @@ fn timers(d: &v1::GroupDescription) -> Value {
         "lease": d.lease,
         "lease_epoch": d.lease_epoch,
         "priority": d.priority,
+        "drained": d.drained,
     })
 }
 
