@@ -3,6 +3,7 @@
 pub(crate) mod apply;
 pub(crate) mod clock;
 pub(crate) mod context;
+pub(crate) mod drain;
 mod group;
 pub mod handle;
 mod listen;
@@ -14,7 +15,7 @@ pub mod request;
 pub(crate) mod router;
 pub mod settings;
 mod start;
-pub(crate) mod stop;
+mod stop;
 mod waiting;
 
 use crate::config::NodeConfig;

@@ -180,6 +180,8 @@ pub(crate) enum Control {
     Order(Order, oneshot::Sender<Result<(), Failure>>),
     /// Change the election priority.
     SetPriority(u32),
+    /// Keep leadership off this replica, or no longer.
+    SetDrained(bool),
     /// Enter or leave read-only mode.
     SetReadOnly(bool),
     /// Say everything.

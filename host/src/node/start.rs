@@ -3,6 +3,7 @@
 
 use super::clock::Clock;
 use super::context::{Context, Parts};
+use super::drain;
 use super::listen::Listeners;
 use super::plugins::{Blobs, PluginStore};
 use super::router::Router;
@@ -41,6 +42,7 @@ pub(super) async fn start(config: NodeConfig) -> Result<RunningNode, StartError>
     let me = introduction(&config, &ports, plugins.profile());
     let router = Router::default();
     let storage = Arc::clone(&data.storage);
+    let drained = drain::is_recorded(&*storage)?;
     let queue_max = limits.peer_queue_max;
     let transport = Transport::start(me, storage, &config.peers, queue_max, router.clone())?;
     let context = Arc::new(Context::new(Parts {
@@ -49,6 +51,7 @@ pub(super) async fn start(config: NodeConfig) -> Result<RunningNode, StartError>
         plugins,
         transport,
         router,
+        drained,
         http_address: ports
             .http
             .map(|address| address.to_string())

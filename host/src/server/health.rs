@@ -91,7 +91,7 @@ async fn tell(
 pub(crate) fn is_ready(shared: &Shared) -> bool {
     let context = &shared.context;
     !context.is_stopping()
-        && !context.draining.load(Ordering::Acquire)
+        && !context.gives_away()
         && !context.loading.load(Ordering::Acquire)
         && !context.storage.metrics().failed
 }

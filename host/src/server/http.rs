@@ -61,11 +61,7 @@ async fn readyz(State(shared): State<Shared>, Query(params): Params) -> Response
             !context.loading.load(Ordering::Acquire),
             format!("{opened}/{}", opened + broken),
         ),
-        (
-            "not_draining",
-            !context.draining.load(Ordering::Acquire),
-            String::new(),
-        ),
+        ("not_draining", !context.gives_away(), String::new()),
         ("not_stopping", !context.is_stopping(), String::new()),
     ];
     if params.get("require").is_some_and(|what| what == "leader") {

@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use tokio::sync::mpsc;
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Messages in one frame.
 const FRAME_MESSAGES_MAX: usize = 256;
@@ -35,16 +36,24 @@ pub(crate) struct Frames {
     scratch: Vec<Outgoing>,
     /// Set when the connection is given up, so that it takes nothing from its successor.
     over: Arc<AtomicBool>,
+    /// The frames end when what is queued is sent.
+    finishing: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Frames {
-    pub(crate) fn new(introduction: Introduction, queue: Queue, over: Arc<AtomicBool>) -> Self {
+    pub(crate) fn new(
+        introduction: Introduction,
+        queue: Queue,
+        over: Arc<AtomicBool>,
+        finishing: CancellationToken,
+    ) -> Self {
         Self {
             introduction: Some(introduction),
             queue,
             taken: VecDeque::new(),
             scratch: Vec::new(),
             over,
+            finishing: Box::pin(finishing.cancelled_owned()),
         }
     }
 
@@ -93,7 +102,7 @@ impl Stream for Frames {
         if this.taken.is_empty() {
             let mut queue = this.queue.lock().unwrap_or_else(PoisonError::into_inner);
             match queue.poll_recv_many(cx, &mut this.scratch, FRAME_MESSAGES_MAX) {
-                Poll::Pending => return Poll::Pending,
+                Poll::Pending => return this.finishing.as_mut().poll(cx).map(|()| None),
                 Poll::Ready(0) => return Poll::Ready(None),
                 Poll::Ready(_) => this.taken.extend(this.scratch.drain(..)),
             }
@@ -137,7 +146,8 @@ mod tests {
         let (sender, receiver) = mpsc::channel(16);
         let over = Arc::new(AtomicBool::new(false));
         let queue = Arc::new(Mutex::new(receiver));
-        let mut frames = Frames::new(Introduction::default(), queue, Arc::clone(&over));
+        let finishing = CancellationToken::new();
+        let mut frames = Frames::new(Introduction::default(), queue, Arc::clone(&over), finishing);
         for size_bytes in [10, 10, FRAME_SIZE_BYTES_MAX, 10] {
             sender.send(outgoing(size_bytes)).await.unwrap();
         }
@@ -146,5 +156,30 @@ mod tests {
         assert_eq!(frames.next().await.unwrap().messages.len(), 1);
         over.store(true, Ordering::Release);
         assert!(frames.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn finishing_sends_what_is_queued_and_ends_a_stream_that_waits() {
+        let (sender, receiver) = mpsc::channel(16);
+        let queue = Arc::new(Mutex::new(receiver));
+        let finishing = CancellationToken::new();
+        let over = Arc::default();
+        let mut frames = Frames::new(Introduction::default(), queue, over, finishing.clone());
+        sender.send(outgoing(10)).await.unwrap();
+        assert!(frames.next().await.unwrap().introduction.is_some());
+        finishing.cancel();
+        assert_eq!(frames.next().await.unwrap().messages.len(), 1);
+        assert!(frames.next().await.is_none());
+        let (sender, receiver) = mpsc::channel(16);
+        let queue = Arc::new(Mutex::new(receiver));
+        let finishing = CancellationToken::new();
+        let over = Arc::default();
+        let mut idle = Frames::new(Introduction::default(), queue, over, finishing.clone());
+        assert!(idle.next().await.is_some());
+        let waiting = tokio::spawn(async move { idle.next().await });
+        tokio::task::yield_now().await;
+        finishing.cancel();
+        assert!(waiting.await.unwrap().is_none());
+        drop(sender);
     }
 }

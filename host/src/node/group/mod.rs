@@ -256,6 +256,7 @@ impl Group {
                 self.handle(order_input(order, token));
             }
             Control::SetPriority(priority) => self.handle(Input::SetPriority(priority)),
+            Control::SetDrained(drained) => self.handle(Input::SetDrained(drained)),
             Control::SetReadOnly(on) => self.handle(Input::SetReadOnly(on)),
             Control::Status(reply) => drop(reply.send(Box::new(self.status()))),
             Control::Unreachable(peer) => self.handle(Input::PeerUnreachable { peer }),
@@ -446,6 +447,13 @@ impl Group {
                     peer = from.0,
                     index = index.0,
                     "a peer contradicts what is committed"
+                );
+            }
+            Event::TakeoverStarted { target, term } => {
+                info!(
+                    peer = target.0,
+                    term = term.0,
+                    "lets a preferred member take over"
                 );
             }
             Event::Removed => {
