@@ -366,6 +366,7 @@ mod tests {
             read_only: false,
             echo: None,
             promise: None,
+            standing: kontiki_raft::Standing::default(),
         };
         let reply = Message {
             term: Term(1),
