@@ -43,6 +43,7 @@ pub(crate) struct SeenGroup {
 impl SeenNode {
     pub(crate) fn state(&self) -> &'static str {
         match &self.report {
+            Ok(report) if report.drained && report.leading == 0 => "drained",
             Ok(report) if report.draining => "draining",
             Ok(_) => "up",
             Err(_) => "down",

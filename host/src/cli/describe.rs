@@ -152,7 +152,7 @@ impl Described {
             ("leader heard", heard.unwrap_or_default()),
             ("election timeout", millis(it.election_timeout_us)),
             ("clock drift", millis(it.max_clock_drift_us)),
-            ("priority", it.priority.to_string()),
+            ("priority", priority_text(it.priority, it.drained)),
             ("lease epoch", it.lease_epoch.to_string()),
             ("requests waiting", it.requests_waiting.to_string()),
             ("cache", bytes_text(it.cache_size_bytes)),
@@ -265,6 +265,11 @@ fn flow(peer: &PeerDescription) -> String {
         why if why == peer.state => peer.state.clone(),
         why => format!("{} ({why})", peer.state),
     }
+}
+
+fn priority_text(priority: u32, drained: bool) -> String {
+    let note = if drained { " (drained)" } else { "" };
+    format!("{priority}{note}")
 }
 
 fn catching_up(c: &CatchUpProgress) -> String {

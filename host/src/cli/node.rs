@@ -17,7 +17,11 @@ pub(crate) enum NodeCommand {
     /// Lists the nodes of the cluster
     #[command(visible_alias = "ls")]
     List,
-    /// Moves every leadership off a node and keeps it off, before work on that machine
+    /// Moves every leadership off a node and keeps it off until `undrain`, also over restarts
+    ///
+    /// Waits until the node leads no group, at most for --timeout, and says which it still leads
+    /// and why. A drained node keeps voting and storing. It leads a group all the same where no
+    /// other voter has for several election timeouts, and hands over as soon as one can.
     Drain(NodeArg),
     /// Lets a drained node lead again
     Undrain(NodeArg),
@@ -57,6 +61,7 @@ pub(crate) fn node_json(node: &SeenNode) -> Value {
         "state": node.state(),
         "groups": report.map(|report| report.groups),
         "leading": report.map(|report| report.leading),
+        "drained": report.map(|report| report.drained),
         "storage": report.map(|report| &report.storage),
         "http_address": report.map(|report| &report.http_address),
         "version": report.and_then(|report| Some(&report.node.as_ref()?.version)),
@@ -172,6 +177,7 @@ impl Document for Drained<'_> {
     fn json(&self) -> Value {
         json!({
             "node": self.node,
+            "drained": !self.undo,
             "draining": !self.undo,
             "moved": self.reply.moved,
             "stayed": self.reply.stayed,

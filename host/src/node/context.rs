@@ -41,7 +41,12 @@ pub(crate) struct Context {
     /// Groups found in storage that could not be opened, by name.
     pub(crate) broken: Mutex<BTreeMap<String, Broken>>,
     pub(crate) loading: AtomicBool,
+    /// Going down.
     pub(crate) draining: AtomicBool,
+    /// Leads nothing until an operator undoes it; also recorded in the storage.
+    pub(crate) drained: AtomicBool,
+    /// Orders to drain, and to undo it, are carried out one at a time.
+    pub(crate) drain_order: tokio::sync::Mutex<()>,
     /// Cancelled when the node takes no more requests.
     pub(crate) closing: CancellationToken,
     pub(crate) http_address: String,
@@ -61,6 +66,7 @@ pub(crate) struct Parts {
     pub(crate) router: Router,
     pub(crate) http_address: String,
     pub(crate) overrides: Overrides,
+    pub(crate) drained: bool,
 }
 
 /// A replica that is ready to run.
@@ -107,6 +113,8 @@ impl Context {
             broken: Mutex::default(),
             loading: AtomicBool::new(true),
             draining: AtomicBool::new(false),
+            drained: AtomicBool::new(parts.drained),
+            drain_order: tokio::sync::Mutex::default(),
             closing: CancellationToken::new(),
             http_address: parts.http_address,
             making: tokio::sync::Mutex::default(),
@@ -117,6 +125,16 @@ impl Context {
 
     pub(crate) fn node(&self) -> NodeId {
         self.transport.node()
+    }
+
+    /// Whether an operator wants this node to lead nothing.
+    pub(crate) fn is_drained(&self) -> bool {
+        self.drained.load(Ordering::Acquire)
+    }
+
+    /// Whether this node gives leadership away: it is drained, or going down.
+    pub(crate) fn gives_away(&self) -> bool {
+        self.is_drained() || self.draining.load(Ordering::Acquire)
     }
 
     pub(crate) fn is_stopping(&self) -> bool {
@@ -190,8 +208,19 @@ impl Context {
             last = replay_until.0,
             "group opened"
         );
-        self.router.insert(handle);
+        self.router.insert(handle.clone());
+        self.tell_new_group(&handle);
         Ok(())
+    }
+
+    /// Whoever drains the node, or undoes it, from now on finds the group; what was ordered before,
+    /// or meanwhile, is told here.
+    fn tell_new_group(&self, group: &GroupHandle) {
+        let mut told = false;
+        while self.gives_away() != told {
+            told = !told;
+            group.control_now(Control::SetDrained(told));
+        }
     }
 
     fn start_applier(

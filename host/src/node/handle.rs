@@ -258,6 +258,13 @@ impl GroupHandle {
             .map_err(|_| Failure::ShuttingDown)
     }
 
+    /// As [`Self::control`] for a group that was just opened, whose queue is empty.
+    pub(crate) fn control_now(&self, control: Control) {
+        if self.inner.control.try_send(control).is_err() {
+            tracing::warn!(group = self.id().0, "an order to a new group was lost");
+        }
+    }
+
     /// Tells the replica that a node cannot be reached; not worth waiting for.
     pub(crate) fn unreachable(&self, node: NodeId) {
         let _ = self.inner.control.try_send(Control::Unreachable(node));

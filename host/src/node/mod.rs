@@ -6,6 +6,7 @@ mod budget;
 pub(crate) mod clock;
 pub(crate) mod context;
 mod departed;
+pub(crate) mod drain;
 mod group;
 pub mod handle;
 mod listen;
@@ -19,7 +20,7 @@ pub mod request;
 pub(crate) mod router;
 pub mod settings;
 mod start;
-pub(crate) mod stop;
+mod stop;
 pub(crate) mod tuning;
 mod waiting;
 

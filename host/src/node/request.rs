@@ -196,8 +196,8 @@ pub(crate) enum Control {
     Check(Check, oneshot::Sender<Result<(MemberSet, Term), Failure>>),
     /// End for good if the condition holds; term and vote are what is left then.
     Retire(Retirement, oneshot::Sender<Option<HardState>>),
-    /// Change the election priority.
-    SetPriority(u32),
+    /// Keep leadership off this replica, or no longer.
+    SetDrained(bool),
     /// Enter or leave read-only mode.
     SetReadOnly(bool),
     /// Say everything.

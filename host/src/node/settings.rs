@@ -122,7 +122,13 @@ pub static SETTINGS: &[Setting] = &[
         priority,
         "",
         "0 or more; 0 never campaigns",
-        "election priority of this node"
+        "who leads rather: higher is preferred where several could"
+    ),
+    setting!(
+        priority_takeover,
+        "",
+        "true or false",
+        "a leader hands over to a voter of higher priority that keeps up"
     ),
     setting!(
         append_entries_max,

@@ -3,6 +3,7 @@
 
 use super::clock::Clock;
 use super::context::{Context, Parts};
+use super::drain;
 use super::listen::Listeners;
 use super::overrides::Overrides;
 use super::plugins::{Blobs, PluginStore};
@@ -43,6 +44,7 @@ pub(super) async fn start(config: NodeConfig) -> Result<RunningNode, StartError>
     let me = introduction(&config, &ports, plugins.profile());
     let router = Router::default();
     let storage = Arc::clone(&data.storage);
+    let drained = drain::is_recorded(&*storage)?;
     let queue = QueueLimits {
         messages_max: limits.peer_queue_max,
         size_bytes_max: limits.peer_queue_size_bytes_max,
@@ -54,6 +56,7 @@ pub(super) async fn start(config: NodeConfig) -> Result<RunningNode, StartError>
         plugins,
         transport,
         router,
+        drained,
         http_address: ports
             .http
             .map(|address| address.to_string())

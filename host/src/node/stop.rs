@@ -2,15 +2,17 @@
 
 use super::RunningNode;
 use super::context::Context;
-use super::handle::GroupHandle;
-use super::request::{Control, Failure, Order};
-use futures_util::future::join_all;
-use kontiki_raft::{Role, TransferTarget};
+use super::drain;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tokio::time::Instant;
 use tracing::{info, warn};
+
+/// Longest time for handing leaderships over; a transfer takes an election timeout at most.
+const HAND_OVER_LIMIT: Duration = Duration::from_secs(3);
+/// Longest time for what is queued for other nodes to leave.
+const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 
 pub(super) async fn stop(node: RunningNode) {
     let RunningNode {
@@ -23,10 +25,7 @@ pub(super) async fn stop(node: RunningNode) {
     info!(node = context.node().0, "shutting down");
     context.draining.store(true, Ordering::Release);
     servers.say_not_ready().await;
-    let handed_over = tokio::time::timeout_at(deadline, hand_over_all(&context)).await;
-    if handed_over.is_err() {
-        warn!("leaderships were not handed over in time");
-    }
+    hand_over(&context, deadline).await;
     context.closing.cancel();
     servers.finish(deadline).await;
     if tokio::time::timeout_at(deadline + Duration::from_secs(1), context.stop_groups())
@@ -35,10 +34,22 @@ pub(super) async fn stop(node: RunningNode) {
     {
         warn!("some groups did not end in time");
     }
-    context.transport.close().await;
+    // The groups' last words are queued: a leader that could not hand over wakes its successor.
+    context.transport.finish(FLUSH_LIMIT).await;
     close_storage(&context).await;
     drop(directory);
     info!(node = context.node().0, "stopped");
+}
+
+/// Moves leaderships to others, before clients are turned away. A change of membership may be about
+/// to end and is waited for a little; its leader can be replaced while it runs, but not by transfer.
+async fn hand_over(context: &Arc<Context>, deadline: Instant) {
+    drain::tell_groups(context).await;
+    let limit = deadline.min(Instant::now() + HAND_OVER_LIMIT);
+    let drained = drain::hand_over_all(context, limit, drain::is_passing).await;
+    for (group, why) in drained.stayed {
+        warn!(group, why, "a leadership was not handed over");
+    }
 }
 
 async fn close_storage(context: &Arc<Context>) {
@@ -49,38 +60,5 @@ async fn close_storage(context: &Arc<Context>) {
     });
     if closing.await.is_err() {
         warn!("closing the storage failed");
-    }
-}
-
-/// What became of a leadership.
-pub(crate) enum HandedOver {
-    /// This node did not lead.
-    NotLeading,
-    /// Another node leads.
-    Moved,
-    /// It stays, for this reason.
-    Stayed(String),
-}
-
-/// Moves every leadership off this node and keeps it off, as far as others can lead; by group.
-pub(crate) async fn hand_over_all(context: &Context) -> Vec<(String, HandedOver)> {
-    let one = |handle: GroupHandle| async move {
-        // A failure means that the group has ended already.
-        let _ = handle.control(Control::SetPriority(0)).await;
-        let outcome = hand_over(&handle).await;
-        (handle.name().to_owned(), outcome)
-    };
-    join_all(context.router.all().into_iter().map(one)).await
-}
-
-async fn hand_over(handle: &GroupHandle) -> HandedOver {
-    let brief = handle.brief();
-    if !matches!(brief.role, Role::Leader | Role::Transferring) {
-        return HandedOver::NotLeading;
-    }
-    match handle.order(Order::Transfer(TransferTarget::Best)).await {
-        Ok(()) => HandedOver::Moved,
-        Err(Failure::Refused { reason, .. }) => HandedOver::Stayed(reason.to_string()),
-        Err(failure) => HandedOver::Stayed(failure.to_string()),
     }
 }

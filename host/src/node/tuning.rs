@@ -9,7 +9,6 @@ use futures_util::future::join_all;
 use kontiki_raft::{GroupId, Settings};
 use kontiki_storage::Storage;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Node record that holds the node's overrides.
@@ -207,11 +206,8 @@ impl Context {
     async fn put_in_force(
         &self,
         group: &GroupHandle,
-        mut settings: Settings,
+        settings: Settings,
     ) -> Option<(String, String)> {
-        if self.draining.load(Ordering::Acquire) {
-            settings.priority = 0;
-        }
         let order = group.order(Order::SetSettings(settings.into()));
         let taken = tokio::time::timeout(REPLICA_PATIENCE, order).await;
         let why = match taken {

@@ -113,6 +113,7 @@ fn part(d: &v1::GroupDescription, summary: &v1::GroupSummary) -> Fields {
         ("lease", one(&d.lease)),
         ("lease_epoch", one(d.lease_epoch)),
         ("priority", one(d.priority)),
+        ("drained", one(d.drained)),
     ]
 }
 
@@ -296,6 +297,8 @@ fn replicator(d: &v1::GroupDescription, p: &v1::PeerDescription) -> Fields {
         ("consecutive_errors", one(p.consecutive_errors)),
         ("last_answer_seconds", one(p.last_contact_us.map(seconds))),
         ("read_only", one(p.read_only)),
+        ("priority", one(p.priority)),
+        ("drained", one(p.drained)),
         ("connected", one(p.connected)),
         ("connection_error", one(optional(&p.connection_error))),
     ]

@@ -8,10 +8,10 @@ use super::status::{Fault, Reason};
 use super::{create_group, log, membership, purge, read_only, recover, settings};
 use crate::node::clock::micros;
 use crate::node::context::lock;
+use crate::node::drain;
 use crate::node::handle::GroupHandle;
 use crate::node::overrides::Edit;
-use crate::node::request::{Control, Failure, Order, Outcome};
-use crate::node::stop::{HandedOver, hand_over_all};
+use crate::node::request::{Failure, Order, Outcome};
 use crate::transport::Transport;
 use futures_util::StreamExt as _;
 use futures_util::future::join_all;
@@ -19,7 +19,6 @@ use futures_util::stream::BoxStream;
 use kontiki_proto::v1;
 use kontiki_proto::v1::admin_server::Admin;
 use kontiki_raft::{NodeId, Role, Term, TransferTarget};
-use std::sync::atomic::Ordering;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_stream::wrappers::ReceiverStream;
@@ -52,7 +51,8 @@ impl AdminService {
             uptime_us: micros(context.clock.uptime()),
             groups: count(groups.len()),
             leading: count(leading),
-            draining: context.draining.load(Ordering::Acquire),
+            draining: context.gives_away(),
+            drained: context.is_drained(),
             storage: context.config.data.to_string(),
             problems: context
                 .problems()
@@ -163,26 +163,18 @@ impl AdminService {
         cancelled.map_err(|failure| self.shared.explain(&group, failure))
     }
 
-    async fn drain(&self, undo: bool) -> v1::DrainReply {
+    async fn drain(&self, undo: bool, deadline: Instant) -> Result<v1::DrainReply, Fault> {
         let context = &self.shared.context;
-        context.draining.store(!undo, Ordering::Release);
         if undo {
-            for group in context.router.all() {
-                let priority = context.layers_of(&group).settings.priority;
-                // A failure means that the group has ended already.
-                let _ = group.control(Control::SetPriority(priority)).await;
-            }
-            return v1::DrainReply::default();
+            drain::undrain(context).await?;
+            return Ok(v1::DrainReply::default());
         }
-        let mut reply = v1::DrainReply::default();
-        for (name, outcome) in hand_over_all(context).await {
-            match outcome {
-                HandedOver::NotLeading => {}
-                HandedOver::Moved => reply.moved.push(name),
-                HandedOver::Stayed(why) => reply.stayed.push(format!("{name}: {why}")),
-            }
-        }
-        reply
+        let drained = drain::drain(context, deadline).await?;
+        let stayed = drained.stayed.into_iter();
+        Ok(v1::DrainReply {
+            moved: drained.moved,
+            stayed: stayed.map(|(name, why)| format!("{name}: {why}")).collect(),
+        })
     }
 }
 
@@ -376,7 +368,10 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::DrainRequest>,
     ) -> Result<Response<v1::DrainReply>, Status> {
-        Ok(Response::new(self.drain(request.into_inner().undo).await))
+        let deadline = deadline(&request);
+        // Recorded and told to every group even if the caller goes away.
+        let reply = self.drain(request.into_inner().undo, deadline).await?;
+        Ok(Response::new(reply))
     }
 
     async fn forget_node(

@@ -21,6 +21,8 @@ const REPLICA_LIMIT: Duration = Duration::from_secs(30);
 /// Longest wait for the members to be reached, and how often that is looked at.
 const MEETING_LIMIT: Duration = Duration::from_secs(3);
 const MEETING_POLL: Duration = Duration::from_millis(20);
+/// Longest wait for other nodes to say whether they may lead.
+const LOOK_LIMIT: Duration = Duration::from_secs(1);
 /// Longest wait for the first leader; the group exists whether or not one is found by then.
 const LEADER_LIMIT: Duration = Duration::from_secs(5);
 
@@ -305,11 +307,9 @@ async fn remove_from(
 async fn elect(shared: &Shared, voters: &[v1::Introduction], name: &str) {
     let deadline = Instant::now() + LEADER_LIMIT;
     let me = shared.context.node().0;
-    let candidate = voters
-        .iter()
-        .find(|node| node.node == me)
-        .or_else(|| voters.first());
-    let Some(candidate) = candidate else { return };
+    let Some(candidate) = first_candidate(shared, voters).await else {
+        return;
+    };
     let group = shared.context.router.by_name(name);
     if candidate.node != me {
         if let Err(fault) = campaign_on(shared, candidate, name, deadline).await {
@@ -329,6 +329,34 @@ async fn elect(shared: &Shared, voters: &[v1::Introduction], name: &str) {
         let led = brief.wait_for(|brief| brief.leader.is_some());
         let _ = tokio::time::timeout_at(deadline, led).await;
     }
+}
+
+/// This node if it may lead, else another voter that may; any if none may.
+async fn first_candidate<'a>(
+    shared: &Shared,
+    voters: &'a [v1::Introduction],
+) -> Option<&'a v1::Introduction> {
+    let me = shared.context.node().0;
+    let own = voters.iter().find(|node| node.node == me);
+    if own.is_some() && !shared.context.gives_away() {
+        return own;
+    }
+    let deadline = Instant::now() + LOOK_LIMIT;
+    let others = voters.iter().filter(|node| node.node != me);
+    let looks = others.map(|node| async move {
+        let leads = may_lead(shared, node, deadline).await;
+        leads.then_some(node)
+    });
+    let willing = join_all(looks).await.into_iter().flatten().next();
+    willing.or(own).or_else(|| voters.first())
+}
+
+async fn may_lead(shared: &Shared, node: &v1::Introduction, deadline: Instant) -> bool {
+    let Ok(mut client) = shared.forwarder.admin(node) else {
+        return false;
+    };
+    let report = client.get_node(hop(v1::GetNodeRequest {}, deadline)).await;
+    report.is_ok_and(|report| !report.into_inner().draining)
 }
 
 async fn campaign_on(

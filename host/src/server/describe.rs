@@ -217,6 +217,7 @@ fn describe_core(context: &Context, status: &GroupStatus) -> v1::GroupDescriptio
         max_clock_drift_us: micros(core.max_clock_drift),
         priority: core.priority,
         failure: core.failure.unwrap_or_default().to_owned(),
+        drained: core.drained,
         next_steps: problems.map(|problem| problem.next_step.clone()).collect(),
         nodes: introductions(transport, core),
         ..v1::GroupDescription::default()
@@ -348,6 +349,8 @@ fn peer_description(peer: &PeerStatus) -> v1::PeerDescription {
         installs_sent: traffic.installs_sent,
         heartbeats_unanswered: traffic.heartbeats_unanswered,
         consecutive_errors: traffic.consecutive_errors,
+        priority: peer.standing.priority,
+        drained: peer.standing.drained,
         ..v1::PeerDescription::default()
     }
 }

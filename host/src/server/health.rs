@@ -103,7 +103,7 @@ async fn tell(
 pub(crate) fn is_ready(shared: &Shared) -> bool {
     let context = &shared.context;
     !context.is_stopping()
-        && !context.draining.load(Ordering::Acquire)
+        && !context.gives_away()
         && !context.loading.load(Ordering::Acquire)
         && !context.storage.metrics().failed
 }
@@ -139,7 +139,7 @@ impl fmt::Display for Check {
 /// Everything that must hold before work is sent here and the next node is restarted.
 pub(crate) fn checks(shared: &Shared) -> Vec<Check> {
     let context = &shared.context;
-    let draining = context.draining.load(Ordering::Acquire);
+    let draining = context.gives_away();
     let loading = context.loading.load(Ordering::Acquire);
     let broken: Vec<_> = lock(&context.broken).keys().cloned().collect();
     vec![

@@ -5,6 +5,7 @@
 //! with these details is always safe to retry; without them the transport made it.
 
 use crate::node::context::ReplicaError;
+use crate::node::drain::DrainError;
 use crate::node::plugins::PluginError;
 use crate::node::request::{Failure, Outcome};
 use kontiki_proto::ERROR_DOMAIN;
@@ -368,6 +369,15 @@ impl From<ReplicaError> for Fault {
 impl From<kontiki_storage::StorageError> for Fault {
     fn from(error: kontiki_storage::StorageError) -> Self {
         Self::new(Reason::StorageFailed, error.to_string())
+    }
+}
+
+impl From<DrainError> for Fault {
+    fn from(error: DrainError) -> Self {
+        match error {
+            DrainError::Storage(error) => error.into(),
+            DrainError::Task(error) => error.into(),
+        }
     }
 }
 

@@ -6,10 +6,11 @@ use kontiki_proto::v1;
 use kontiki_proto::v1::entry::{Internal, Kind};
 use kontiki_proto::v1::raft_message::Body;
 use kontiki_raft::{
-    AppendEntries, AppendEntriesReply, Configuration, Echo, Entry, EntryKind, Heartbeat,
-    HeartbeatReply, HorizonNews, InstallSnapshot, InstallSnapshotReply, Instant, LeasePromise,
-    LogId, LogIndex, MemberSet, Message, MessageBody, NodeId, ReadIndexReply, ReadIndexRequest,
-    ReadMode, RequestVote, RequestVoteReply, SnapshotMeta, Term, TimeoutNow, Token,
+    AppendEntries, AppendEntriesReply, Configuration, Echo, ElectionTurn, Entry, EntryKind,
+    Heartbeat, HeartbeatReply, HorizonNews, InstallSnapshot, InstallSnapshotReply, Instant,
+    LeasePromise, LogId, LogIndex, MemberSet, Message, MessageBody, NodeId, ReadIndexReply,
+    ReadIndexRequest, ReadMode, RequestVote, RequestVoteReply, SnapshotMeta, Standing, Term,
+    TimeoutNow, Token,
 };
 use std::time::Duration;
 
@@ -72,12 +73,15 @@ pub fn message_to_wire(message: Message) -> v1::RaftMessage {
             commit: m.commit.0,
             round: m.round,
             horizon: m.horizon.map(horizon_to_wire),
+            turn: turn_to_wire(m.turn).into(),
         }),
         MessageBody::HeartbeatReply(m) => Body::HeartbeatReply(v1::HeartbeatReply {
             round: m.round,
             read_only: m.read_only,
             echo: m.echo.map(echo_to_wire),
             promise: m.promise.map(promise_to_wire),
+            priority: Some(m.standing.priority),
+            drained: m.standing.drained,
         }),
         MessageBody::InstallSnapshot(m) => Body::InstallSnapshot(v1::InstallSnapshot {
             snapshot: Some(snapshot_to_wire(&m.snapshot)),
@@ -152,12 +156,14 @@ pub fn message_from_wire(message: v1::RaftMessage) -> Result<Message> {
             commit: index("commit", m.commit)?,
             round: number("round", m.round)?,
             horizon: m.horizon.map(horizon_from_wire).transpose()?,
+            turn: turn_from_wire(m.turn()),
         }),
         Body::HeartbeatReply(m) => MessageBody::HeartbeatReply(HeartbeatReply {
             round: number("round", m.round)?,
             read_only: m.read_only,
             echo: m.echo.map(echo_from_wire),
             promise: m.promise.map(promise_from_wire),
+            standing: standing_from_wire(&m),
         }),
         Body::InstallSnapshot(m) => MessageBody::InstallSnapshot(InstallSnapshot {
             snapshot: snapshot_from_wire(present("snapshot", m.snapshot)?)?,
@@ -288,6 +294,30 @@ fn snapshot_from_wire(snapshot: v1::SnapshotMeta) -> Result<SnapshotMeta> {
         last_included: log_id_from_wire(present("last_included", snapshot.last_included)?)?,
         configuration: configuration_from_wire(present("configuration", snapshot.configuration)?)?,
     })
+}
+
+fn turn_to_wire(turn: ElectionTurn) -> v1::ElectionTurn {
+    match turn {
+        ElectionTurn::Any => v1::ElectionTurn::Any,
+        ElectionTurn::First => v1::ElectionTurn::First,
+        ElectionTurn::Later => v1::ElectionTurn::Later,
+    }
+}
+
+fn turn_from_wire(turn: v1::ElectionTurn) -> ElectionTurn {
+    match turn {
+        v1::ElectionTurn::Any => ElectionTurn::Any,
+        v1::ElectionTurn::First => ElectionTurn::First,
+        v1::ElectionTurn::Later => ElectionTurn::Later,
+    }
+}
+
+fn standing_from_wire(m: &v1::HeartbeatReply) -> Standing {
+    let unsaid = Standing::default();
+    Standing {
+        priority: m.priority.unwrap_or(unsaid.priority),
+        drained: m.drained,
+    }
 }
 
 fn request_vote_to_wire(m: &RequestVote) -> v1::RequestVote {
@@ -479,6 +509,7 @@ mod tests {
                 commit: LogIndex(1),
                 round: 2,
                 horizon: None,
+                turn: ElectionTurn::First,
             }),
             MessageBody::Heartbeat(Heartbeat {
                 commit: LogIndex(1),
@@ -488,12 +519,17 @@ mod tests {
                     age: Duration::from_micros(7),
                     echo,
                 }),
+                turn: ElectionTurn::Later,
             }),
             MessageBody::HeartbeatReply(HeartbeatReply {
                 round: 2,
                 read_only: true,
                 echo: Some(echo),
                 promise: None,
+                standing: Standing {
+                    priority: 0,
+                    drained: true,
+                },
             }),
             MessageBody::InstallSnapshot(InstallSnapshot { snapshot }),
             MessageBody::InstallSnapshotReply(installed),
@@ -532,6 +568,17 @@ mod tests {
             let wire = v1::RaftMessage::decode(bytes.as_slice()).unwrap();
             assert_eq!(message_from_wire(wire), Ok(message));
         }
+    }
+
+    #[test]
+    fn a_peer_that_says_no_priority_has_the_default_one() {
+        let reply = v1::HeartbeatReply::default();
+        assert_eq!(standing_from_wire(&reply), Standing::default());
+        let heartbeat = v1::Heartbeat {
+            turn: 77,
+            ..v1::Heartbeat::default()
+        };
+        assert_eq!(turn_from_wire(heartbeat.turn()), ElectionTurn::Any);
     }
 
     fn refused(change: impl FnOnce(&mut v1::AppendEntries)) -> ConvertError {

@@ -7,7 +7,8 @@ use kontiki_proto::v1::{GroupMessage, Introduction, PeerFrame};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
 /// Frames of one connection.
 pub(crate) struct Frames {
@@ -15,6 +16,8 @@ pub(crate) struct Frames {
     queue: Arc<Queue>,
     /// Set when the connection is given up, so that it takes nothing from its successor.
     over: Arc<AtomicBool>,
+    /// The frames end when what is queued is sent.
+    finishing: Pin<Box<WaitForCancellationFutureOwned>>,
 }
 
 impl Frames {
@@ -22,11 +25,13 @@ impl Frames {
         introduction: Introduction,
         queue: Arc<Queue>,
         over: Arc<AtomicBool>,
+        finishing: CancellationToken,
     ) -> Self {
         Self {
             introduction: Some(introduction),
             queue,
             over,
+            finishing: Box::pin(finishing.cancelled_owned()),
         }
     }
 }
@@ -57,7 +62,11 @@ impl Stream for Frames {
                 messages: Vec::new(),
             }));
         }
-        Poll::Ready(Some(bundle(ready!(this.queue.poll_take(cx)))))
+        let taken = match this.queue.poll_take(cx) {
+            Poll::Ready(taken) => taken,
+            Poll::Pending => return this.finishing.as_mut().poll(cx).map(|()| None),
+        };
+        Poll::Ready(Some(bundle(taken)))
     }
 }
 
@@ -81,6 +90,7 @@ mod tests {
             Introduction::default(),
             Arc::clone(&queue),
             Arc::clone(&over),
+            CancellationToken::new(),
         );
         for size_bytes in [10, 10, 1 << 20, 10] {
             assert!(queue.push(append(size_bytes)));
@@ -95,5 +105,36 @@ mod tests {
         assert_eq!(woken.unwrap().messages.len(), 1);
         over.store(true, Ordering::Release);
         assert!(frames.next().await.is_none());
+    }
+
+    #[tokio::test]
+    async fn finishing_sends_what_is_queued_and_ends_a_stream_that_waits() {
+        let open = || {
+            let (queue, finishing) = (Arc::new(Queue::new(LIMITS)), CancellationToken::new());
+            let frames = Frames::new(
+                Introduction::default(),
+                Arc::clone(&queue),
+                Arc::default(),
+                finishing.clone(),
+            );
+            (queue, finishing, frames)
+        };
+        let (queue, finishing, mut frames) = open();
+        // More than one frame in each lane.
+        for _ in 0..300 {
+            assert!(queue.push(heartbeat(1)) && queue.push(append(10)));
+        }
+        assert!(frames.next().await.unwrap().introduction.is_some());
+        finishing.cancel();
+        let left: Vec<_> = frames.collect().await;
+        let left = left.iter().map(|frame| frame.messages.len());
+        assert_eq!(left.sum::<usize>(), 600);
+
+        let (_queue, finishing, mut idle) = open();
+        assert!(idle.next().await.is_some());
+        let waiting = tokio::spawn(async move { idle.next().await });
+        tokio::task::yield_now().await;
+        finishing.cancel();
+        assert!(waiting.await.unwrap().is_none());
     }
 }

@@ -195,12 +195,16 @@ async fn keep_connected(link: &Arc<Link>, transport: &Transport) {
         let at = addresses.borrow_and_update().pick(attempt);
         let error = session(link, transport, &at, &mut backoff).await;
         link.down(&error);
+        if transport.is_finishing() {
+            return;
+        }
         transport.lost(link.node());
         let wait = jitter(backoff);
         backoff = (backoff * 2).min(BACKOFF_MAX);
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             _ = addresses.changed() => {}
+            () = transport.finishing() => return,
         }
     }
 }
@@ -212,7 +216,11 @@ async fn session(
     address: &str,
     backoff: &mut Duration,
 ) -> LinkError {
-    let connected = match introduce(link, transport, address).await {
+    let connected = tokio::select! {
+        connected = introduce(link, transport, address) => connected,
+        () = transport.finishing() => return ended(address),
+    };
+    let connected = match connected {
         Ok(connected) => connected,
         Err(error) => return error,
     };
@@ -221,15 +229,24 @@ async fn session(
     let mut client = client(channel.clone());
     let over = Over(Arc::new(AtomicBool::new(false)));
     link.discard();
-    let frames = Frames::new(transport.me(), Arc::clone(&link.queue), Arc::clone(&over.0));
+    let frames = Frames::new(
+        transport.me(),
+        Arc::clone(&link.queue),
+        Arc::clone(&over.0),
+        transport.inner.finishing.clone(),
+    );
     info!(peer = %link.name, node = them.node, address, "connected");
     *backoff = BACKOFF_MIN;
     link.up(channel);
     match client.stream(frames).await {
-        Ok(_) => LinkError::Ended {
-            address: address.to_owned(),
-        },
+        Ok(_) => ended(address),
         Err(status) => status_error(address, &status),
+    }
+}
+
+fn ended(address: &str) -> LinkError {
+    LinkError::Ended {
+        address: address.to_owned(),
     }
 }
 

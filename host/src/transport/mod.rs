@@ -43,6 +43,8 @@ struct Inner {
     router: Router,
     queue: QueueLimits,
     tasks: TaskTracker,
+    /// No more is sent than what is queued.
+    finishing: CancellationToken,
     closed: CancellationToken,
     /// Messages from peers that were refused: not valid, not for this node, or of no group here.
     refused: AtomicU64,
@@ -76,6 +78,7 @@ impl Transport {
                 router,
                 queue,
                 tasks: TaskTracker::new(),
+                finishing: CancellationToken::new(),
                 closed: CancellationToken::new(),
                 refused: AtomicU64::new(0),
             }),
@@ -393,10 +396,26 @@ impl Transport {
         self.inner.closed.cancelled().await;
     }
 
-    /// Ends every connection, and waits until they have ended.
-    pub(crate) async fn close(&self) {
-        self.inner.closed.cancel();
+    /// Whether nothing is to be sent but what is queued already.
+    fn is_finishing(&self) -> bool {
+        self.inner.finishing.is_cancelled()
+    }
+
+    /// Resolves when nothing more is to be queued.
+    async fn finishing(&self) {
+        self.inner.finishing.cancelled().await;
+    }
+
+    /// Lets what is queued leave, for at most `limit`, then ends every connection and waits until
+    /// they have ended. A peer has taken in what was sent when its side of the stream has ended.
+    pub(crate) async fn finish(&self, limit: Duration) {
         self.inner.tasks.close();
+        self.inner.finishing.cancel();
+        let left = tokio::time::timeout(limit, self.inner.tasks.wait()).await;
+        if left.is_err() {
+            warn!("not everything that was queued for other nodes has left");
+        }
+        self.inner.closed.cancel();
         self.inner.tasks.wait().await;
     }
 }

@@ -164,7 +164,7 @@ impl Lanes {
 pub(super) mod tests {
     use super::*;
     use bytes::Bytes;
-    use kontiki_raft::{AppendEntries, EntryKind, Heartbeat, LogId, LogIndex, Term};
+    use kontiki_raft::{AppendEntries, ElectionTurn, EntryKind, Heartbeat, LogId, LogIndex, Term};
 
     fn outgoing(body: MessageBody) -> Outgoing {
         Outgoing {
@@ -197,6 +197,7 @@ pub(super) mod tests {
             commit: LogIndex(0),
             round,
             horizon: None,
+            turn: ElectionTurn::Any,
         }))
     }
 

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::sync::Notify;
 use tokio_stream::wrappers::TcpListenerStream;
+use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 const LIMITS: QueueLimits = QueueLimits {
@@ -122,7 +123,8 @@ async fn stream_to(peer: Stalled, queue: Arc<Queue>) {
     let channel = super::endpoint(&address).unwrap().connect().await.unwrap();
     let mut client = PeerClient::new(channel).max_encoding_message_size(64 << 20);
     let over = Arc::new(AtomicBool::new(false));
-    let frames = Frames::new(v1::Introduction::default(), queue, over);
+    let finishing = CancellationToken::new();
+    let frames = Frames::new(v1::Introduction::default(), queue, over, finishing);
     tokio::spawn(async move { client.stream(frames).await });
 }
 

@@ -60,6 +60,8 @@ counters! {
     read_only_switches 10 "Switches into or out of read-only mode.",
     timeouts_changed 10 "Changes of timers.",
     priorities_changed 10 "Changes of priority.",
+    drains 10 "Nodes drained or released.",
+    takeovers 10 "Leaders that handed over to a member of higher priority.",
     wipes 3 "Disks destroyed.",
     resets 1 "Memberships forced on a survivor.",
     ghosts 50 "Messages of long ago that arrived again.",

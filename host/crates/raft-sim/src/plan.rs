@@ -84,6 +84,8 @@ pub enum Strike {
     Timeouts,
     /// Priorities are changed.
     Priority,
+    /// A node is drained, or may lead again.
+    Drain,
     /// A node's disk is destroyed; it never comes back under its id.
     Wipe,
     /// A node is shut down in order and comes back later.
@@ -99,7 +101,7 @@ pub enum Strike {
 }
 
 /// All strikes.
-pub const STRIKES: [Strike; 26] = [
+pub const STRIKES: [Strike; 27] = [
     Strike::Crash,
     Strike::CrashLeader,
     Strike::PowerCut,
@@ -120,6 +122,7 @@ pub const STRIKES: [Strike; 26] = [
     Strike::ReadOnly,
     Strike::Timeouts,
     Strike::Priority,
+    Strike::Drain,
     Strike::Wipe,
     Strike::Shutdown,
     Strike::ApplyFail,
@@ -182,6 +185,8 @@ pub struct Plan {
     pub read_only_ppm: u32,
     /// At the end of the faults the majority dies for good and a survivor's membership is forced.
     pub lose_majority: bool,
+    /// Nodes have priorities of their own from the start.
+    pub ranked: bool,
 }
 
 impl Plan {
@@ -237,6 +242,7 @@ impl Plan {
             payload_max: random.pick(&[16, 64, 700]),
             read_only_ppm: random.pick(&[200_000, 400_000, 700_000]),
             lose_majority: random.chance(60_000),
+            ranked: random.chance(400_000),
             settings,
         };
         plan.weights[Strike::Heal as usize] = random.pick(&[1, 3, 8]);
@@ -368,6 +374,7 @@ fn draw_settings(random: &mut Random, timeout_us: u64, drift_us: u64) -> Setting
         disk_stall_timeout: Duration::from_micros(timeout_us * random.pick(&[0, 1, 3, 10])),
         retry_interval: Duration::from_micros(timeout_us / random.between(1, 5)),
         step_down_on_vote_timeout: random.chance(800_000),
+        priority_takeover: random.chance(800_000),
         ..Settings::default()
     }
 }

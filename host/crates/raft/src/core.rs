@@ -12,9 +12,10 @@ use crate::planted::PlantedBug;
 use crate::random::Random;
 use crate::read_index::Forwarded;
 use crate::snapshot::Snapshots;
+use crate::takeover::Takeover;
 use crate::{
-    Configuration, Effect, Effects, Event, HardState, Input, Instant, LogIndex, Message,
-    MessageBody, NodeId, RejectReason, Role, Settings, StopReason, Term, Token,
+    Configuration, Effect, Effects, ElectionTurn, Event, HardState, Input, Instant, LogIndex,
+    Message, MessageBody, NodeId, RejectReason, Role, Settings, StopReason, Term, Token,
 };
 
 /// One replica of one group.
@@ -61,12 +62,20 @@ pub struct Core {
     /// Reads this follower has asked its leader about.
     pub(crate) forwarded: Forwarded,
     pub(crate) read_only: bool,
+    /// An operator wants this node to lead nothing.
+    pub(crate) drained: bool,
+    /// Election timeouts since a leader was last known, counted while drained.
+    pub(crate) drained_timeouts: u32,
+    /// When to campaign once the leader is silent. Only the first attempt is ordered by it.
+    pub(crate) turn: ElectionTurn,
+    pub(crate) takeover: Takeover,
     pub(crate) lease_epoch: u64,
     /// Numbers campaign rounds, heartbeat rounds and reads. Begins at random, so that an answer
     /// from before a restart does not fit a question from after it (trap 9).
     pub(crate) counter: u64,
-    /// Pre-votes refused in favour of its own higher priority since a leader was last known.
-    pub(crate) priority_refusals: u32,
+    /// Since when it refuses pre-votes in favour of its own higher priority; nothing if it has not
+    /// since a leader was last known.
+    pub(crate) refusing_since: Option<Instant>,
     /// Whether the last committed configuration contains this node.
     pub(crate) is_member: bool,
     pub(crate) stopped: bool,
@@ -110,6 +119,7 @@ impl Core {
                 max_clock_drift,
             } => self.on_set_timeouts(token, election_timeout, max_clock_drift, out),
             Input::SetSettings { token, settings } => self.on_set_settings(token, *settings, out),
+            Input::SetDrained(drained) => self.on_set_drained(drained),
             Input::SetReadOnly(read_only) => self.read_only = read_only,
             Input::ReadIndex { token, mode } => self.on_read_index(token, mode, out),
             Input::EntriesRead { read, result } => self.on_entries_read(read, result, out),

@@ -3,7 +3,7 @@
 //! Everything one input causes goes into one staged write, issued when the input is handled. The
 //! writes of a group form one ordered stream; a completion stands for every earlier write too.
 
-use crate::{Effect, Effects, HardState, Instant, IoId, LogIndex, Persist, Term};
+use crate::{Effect, Effects, HardState, Instant, IoId, LogIndex, MessageBody, Persist, Term};
 use alloc::collections::VecDeque;
 use alloc::vec::Vec;
 use core::time::Duration;
@@ -138,6 +138,17 @@ impl Disk {
     pub(crate) fn drop_held_messages(&mut self) {
         self.held
             .retain(|(_, effect)| !matches!(effect, Effect::Send { .. }));
+    }
+
+    /// As [`Self::drop_held_messages`], but only requests for votes that nobody ordered.
+    pub(crate) fn drop_held_vote_requests(&mut self) {
+        let is_request = |effect: &Effect| match effect {
+            Effect::Send { message, .. } => {
+                matches!(&message.body, MessageBody::RequestVote(request) if !request.forced)
+            }
+            _ => false,
+        };
+        self.held.retain(|(_, effect)| !is_request(effect));
     }
 
     /// Hands out everything held but messages, for a replica that stops.

@@ -255,6 +255,14 @@ pub enum Event {
         /// Where it contradicts.
         index: LogIndex,
     },
+    /// This leader hands over by itself, to a voter that should rather lead. What comes of it shows
+    /// as of any transfer.
+    TakeoverStarted {
+        /// To whom.
+        target: NodeId,
+        /// The leader's term.
+        term: Term,
+    },
     /// This replica is not in the committed configuration any more.
     Removed,
     /// The replica has stopped after a failure and takes part in nothing.

@@ -4,15 +4,11 @@ use crate::core::Core;
 use crate::planted::PlantedBug;
 use crate::quorum::{self, Outcome};
 use crate::{
-    Configuration, Effects, HardState, Instant, MemberSet, MessageBody, NodeId, RejectReason,
-    RequestVote, RequestVoteReply, StopReason, Term, TimeoutNow, Token,
+    Configuration, Effects, ElectionTurn, HardState, Instant, MemberSet, MessageBody, NodeId,
+    RejectReason, RequestVote, RequestVoteReply, StopReason, Term, TimeoutNow, Token,
 };
 use crate::{Effect, Message};
 use alloc::vec::Vec;
-
-/// Pre-votes refused in favour of one's own higher priority before anybody may lead: a preferred
-/// node that cannot win must not keep the group without a leader.
-const PRIORITY_REFUSALS_MAX: u32 = 3;
 
 /// An attempt to be elected.
 #[derive(Clone, Debug)]
@@ -20,7 +16,7 @@ pub(crate) struct Campaign {
     pub(crate) pre_vote: bool,
     /// Answers to other rounds do not count (trap 17).
     round: u64,
-    forced: bool,
+    pub(crate) forced: bool,
     /// A leader that stood down for this election.
     disrupted: Option<(NodeId, Term)>,
     granted: Vec<NodeId>,
@@ -48,9 +44,7 @@ impl Campaign {
 impl Core {
     /// Draws a new wait and starts the election timer.
     pub(crate) fn reset_election_timer(&mut self) {
-        let timeout = self.settings.election_timeout;
-        let spread = timeout.min(self.settings.election_spread_max);
-        self.election_wait = timeout + self.random.below(spread);
+        self.election_wait = self.draw_election_wait();
         self.rearm_election_timer();
     }
 
@@ -75,8 +69,9 @@ impl Core {
         let vote = self.campaign.take().filter(|c| !c.pre_vote);
         let disrupted = vote.as_ref().and_then(|vote| vote.disrupted);
         self.set_leader(None, StopReason::LeaderSilent, out);
+        self.turn = ElectionTurn::Any;
         self.reset_election_timer();
-        if !self.may_campaign() || self.settings.priority == 0 {
+        if !self.may_campaign() || !self.may_campaign_unasked() {
             return;
         }
         if self.is_bound_by_lease(disrupted) {
@@ -181,10 +176,13 @@ impl Core {
         });
     }
 
-    /// Asks every voter that has not given a final answer.
+    /// Asks every voter that has not given a final answer. A pre-vote that was refused is asked for
+    /// again, as it was mostly refused by a voter that had not missed the leader yet, or had rather
+    /// led itself: nothing was promised by it.
     fn ask_again(&mut self, out: &mut Effects) {
         let retry_due = self.now.plus(self.heartbeat_interval());
         let (last, durable_last) = (self.log.last(), self.log.durable_last());
+        let priority = self.standing().rank();
         let Some(campaign) = &mut self.campaign else {
             return;
         };
@@ -200,6 +198,9 @@ impl Core {
         if !campaign.pre_vote && self.disk.holds_messages() {
             return; // The requests of this vote still wait for the disk.
         }
+        if campaign.pre_vote {
+            campaign.refused.clear();
+        }
         let settled =
             |node: &NodeId| campaign.granted.contains(node) || campaign.refused.contains(node);
         let configuration = self.history.latest().1;
@@ -212,7 +213,7 @@ impl Core {
             round: campaign.round,
             forced: campaign.forced,
             disrupted_leader: campaign.disrupted,
-            priority: self.settings.priority,
+            priority,
         });
         let pre_vote = campaign.pre_vote;
         for to in asked {
@@ -368,19 +369,23 @@ impl Core {
             || self.known_leader.is_some() && self.leader_heard_at.is_some_and(heard)
     }
 
-    /// Pre-vote: whether it would get the vote. Nothing changes by asking, but the refusals in
-    /// favour of one's own priority are counted.
+    /// Pre-vote: whether it would get the vote. Nothing changes by asking, but the time for which
+    /// others are refused in favour of one's own priority begins: an election timeout at most, as a
+    /// preferred node that cannot win must not keep the group without a leader.
     fn would_vote(&mut self, term: Term, request: &RequestVote) -> bool {
         if term <= self.hard.term || request.last < self.log.last() {
             return false;
         }
-        let prefers_itself = self.settings.priority > request.priority
+        let prefers_itself = self.standing().rank() > request.priority
             && self.log.durable_last() >= request.last
             && self.may_campaign();
-        if !prefers_itself || request.forced || self.priority_refusals >= PRIORITY_REFUSALS_MAX {
+        if !prefers_itself || request.forced {
             return true;
         }
-        self.priority_refusals += 1;
+        let since = *self.refusing_since.get_or_insert(self.now);
+        if self.now >= since.plus(self.settings.election_timeout) {
+            return true;
+        }
         let soon = self.settings.election_timeout / 4;
         let soon = self.now.plus(self.random.below(soon));
         if self.campaign.is_none() {
@@ -428,6 +433,7 @@ impl Core {
         if hard.term > self.hard.term {
             // Held answers speak for a term that is over, of a log that may be cut (trap 22).
             self.disk.drop_held_messages();
+            self.turn = ElectionTurn::Any;
         }
         self.hard = hard;
         if !self.bug(PlantedBug::TermOnlyInMemory) {

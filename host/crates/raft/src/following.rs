@@ -31,7 +31,8 @@ impl Core {
         }
         self.known_leader = leader;
         if let Some(leader) = leader {
-            self.priority_refusals = 0;
+            self.refusing_since = None;
+            self.drained_timeouts = 0;
             if leader != self.node {
                 out.push(Effect::Event(Event::StartedFollowing { leader, term }));
             }
@@ -54,6 +55,7 @@ impl Core {
         }
         if self.known_leader.is_none() {
             self.campaign = None;
+            self.disk.drop_held_vote_requests();
             self.set_leader(Some(from), StopReason::NewLeader, out);
             self.reset_election_timer();
             self.ask_next_leader(out);
@@ -100,6 +102,7 @@ impl Core {
         if !self.hear_leader(from, term, out) {
             return;
         }
+        self.note_turn(heartbeat.turn);
         // The leader caps this at what it knows to match here, so it lies within the log.
         let known = heartbeat.commit.min(self.log.last().index);
         self.commit_to(known, out);
@@ -111,6 +114,7 @@ impl Core {
             read_only: self.read_only,
             echo: Some(self.echo()),
             promise: self.promise(),
+            standing: self.standing(),
         });
         self.send(from, body, out);
     }

@@ -5,11 +5,11 @@ use crate::random::Random;
 use crate::testing::{Cluster, DiskImage, members};
 use crate::{
     AppendEntries, AppendEntriesReply, Configuration, ConfigurationChange, Core, Echo, Effect,
-    Effects, Entry, EntryKind, Event, Heartbeat, HeartbeatReply, HorizonNews, Input,
+    Effects, ElectionTurn, Entry, EntryKind, Event, Heartbeat, HeartbeatReply, HorizonNews, Input,
     InstallSnapshot, InstallSnapshotReply, Instant, IoId, LeasePromise, LeaseStatus, LogId,
     LogIndex, MemberSet, Message, MessageBody, NodeId, Proposal, ReadIndexReply, ReadIndexRequest,
-    ReadMode, Recovered, RequestVote, RequestVoteReply, Role, Settings, SnapshotMeta, Term,
-    TimeoutNow, Token, TransferTarget,
+    ReadMode, Recovered, RequestVote, RequestVoteReply, Role, Settings, SnapshotMeta, Standing,
+    Term, TimeoutNow, Token, TransferTarget,
 };
 use alloc::collections::BTreeMap;
 use alloc::vec::Vec;
@@ -368,12 +368,17 @@ fn body(random: &mut Random) -> MessageBody {
                 age: Duration::from_micros(small(random)),
                 echo: echo(random),
             }),
+            turn: ElectionTurn::Later,
         }),
         6 => MessageBody::HeartbeatReply(HeartbeatReply {
             round: small(random),
             read_only: chance(random, 50),
             echo: chance(random, 50).then(|| echo(random)),
             promise: promise(random),
+            standing: Standing {
+                priority: small(random) as u32,
+                drained: chance(random, 50),
+            },
         }),
         7 => MessageBody::InstallSnapshot(InstallSnapshot {
             snapshot: snapshot(random),

@@ -83,6 +83,11 @@ pub enum Input {
         /// All settings, changed or not.
         settings: Box<Settings>,
     },
+    /// Keep leadership off this node, or no longer. While drained it starts no election that nobody
+    /// ordered until several election timeouts have passed without any leader, is chosen as
+    /// successor only if there is nobody else or it is named, and hands over as soon as another
+    /// can lead. Not remembered across a restart: the host says it again.
+    SetDrained(bool),
     /// Enter or leave read-only mode (braft's `enter_readonly_mode`).
     SetReadOnly(bool),
     /// Ask from which applied index a linearizable read may be served. Answered by

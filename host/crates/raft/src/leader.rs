@@ -23,6 +23,7 @@ impl Core {
         let first = self.log.last().index.next();
         let mut leading = Leading::new(first, self.counter, self.now);
         leading.quorum_due = self.now.plus(self.settings.election_timeout);
+        leading.committed_before = self.commit;
         self.leading = Some(Box::new(leading));
         let configuration = self.configuration().clone();
         self.resume_change(&configuration);
@@ -78,6 +79,7 @@ impl Core {
             .as_ref()
             .is_some_and(|l| self.now >= l.heartbeat_due);
         if due {
+            self.takeover_tick(out);
             self.begin_heartbeat_round(out);
             self.retry_silent_peers(out);
         }
@@ -111,7 +113,9 @@ impl Core {
             return;
         };
         leading.heartbeat_due = self.now.plus(interval);
-        let round = leading.begin_round(self.now, self.settings.election_timeout / 128);
+        let timeout = self.settings.election_timeout;
+        let round = leading.begin_round(self.now, timeout / 128);
+        let field = leading.field(self.now, timeout);
         let (term, commit) = (self.hard.term, self.commit);
         for peer in &mut leading.peers {
             let commit = commit.min(peer.match_index);
@@ -127,6 +131,7 @@ impl Core {
                 commit,
                 round,
                 horizon: horizon.zip(peer.echo).map(news),
+                turn: field.turn(peer),
             });
             let message = Message { term, body };
             out.push(Effect::Send {
@@ -163,6 +168,7 @@ impl Core {
             peer.acked_round = reply.round;
             peer.echo = reply.echo;
         }
+        peer.standing = reply.standing;
         self.advance_horizon(self.own_horizon());
         self.note_read_only(at, reply.read_only);
         self.confirm_reads(out);
@@ -202,7 +208,7 @@ impl Core {
 
     /// A leader that goes away tells the best follower to take over at once.
     pub(crate) fn wake_successor(&mut self, out: &mut Effects) {
-        let Some(successor) = self.best_successor() else {
+        let Some(successor) = self.next_in_line() else {
             return;
         };
         let body = MessageBody::TimeoutNow(TimeoutNow {

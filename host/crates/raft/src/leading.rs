@@ -30,6 +30,8 @@ pub(crate) struct Leading {
     pub(crate) announced: bool,
     pub(crate) since: Instant,
     pub(crate) heartbeat_due: Instant,
+    /// Commit index at the heartbeat before.
+    pub(crate) committed_before: LogIndex,
     /// When to look again whether a quorum answers.
     pub(crate) quorum_due: Instant,
     /// Silence before this does not count: the timers were changed then.
@@ -60,6 +62,7 @@ impl Leading {
             announced: false,
             since: now,
             heartbeat_due: now,
+            committed_before: LogIndex(0),
             quorum_due: now,
             silence_from: now,
             round,

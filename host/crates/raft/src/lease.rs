@@ -212,7 +212,11 @@ impl Core {
             )
         };
         let new_timers = timers(&settings) != timers(&self.settings);
+        let new_priority = settings.priority != self.settings.priority;
         self.settings = settings;
+        if new_priority {
+            self.on_new_priority();
+        }
         if new_timers {
             self.restart_timers();
         }

@@ -28,6 +28,8 @@
 //!   refuses, unless the election was ordered by that leader or an operator.
 //! - A node that votes in no configuration that may be in force does not campaign, but every node
 //!   answers vote requests.
+//! - A leader hands over to a voter of higher priority that keeps up; equal priorities never move it.
+//!   A drained member leads only where nobody else does, or when it is named.
 //! - A read-only majority of either set makes the leader read-only.
 //! - Messages that no honest peer sends change nothing; those that contradict committed entries
 //!   are reported as [`Event::Conflict`].
@@ -78,7 +80,9 @@ mod replication;
 mod report;
 mod settings;
 mod snapshot;
+mod standing;
 mod status;
+mod takeover;
 #[cfg(test)]
 mod testing;
 #[cfg(test)]
@@ -93,9 +97,9 @@ pub use horizon::{Horizon, Horizons};
 pub use ids::{GroupId, Instant, IoId, LogId, LogIndex, NodeId, ReadId, Term, Token};
 pub use input::{Input, Proposal, ReadError, ReadMode, TransferTarget};
 pub use message::{
-    AppendEntries, AppendEntriesReply, Echo, Heartbeat, HeartbeatReply, HorizonNews,
+    AppendEntries, AppendEntriesReply, Echo, ElectionTurn, Heartbeat, HeartbeatReply, HorizonNews,
     InstallSnapshot, InstallSnapshotReply, LeasePromise, Message, MessageBody, ReadIndexReply,
-    ReadIndexRequest, RequestVote, RequestVoteReply, TimeoutNow,
+    ReadIndexRequest, RequestVote, RequestVoteReply, Standing, TimeoutNow,
 };
 #[cfg(feature = "planted-bugs")]
 pub use planted::PlantedBug;

@@ -116,6 +116,8 @@ pub struct Heartbeat {
     pub round: u64,
     /// How old the follower's state may be, as far as the leader knows.
     pub horizon: Option<HorizonNews>,
+    /// When the follower should campaign if this leader falls silent.
+    pub turn: ElectionTurn,
 }
 
 /// Tells a follower how old its state may be: when the follower gave the answer named by `echo`,
@@ -140,6 +142,18 @@ pub struct Echo {
     pub at: Instant,
 }
 
+/// When a follower should campaign after its leader has fallen silent, by priorities.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ElectionTurn {
+    /// After the usual wait: nobody who could take over is preferred.
+    #[default]
+    Any,
+    /// Before the others: no voter is preferred to it, some are less preferred.
+    First,
+    /// After the others: a voter that is up to date is preferred to it.
+    Later,
+}
+
 /// Reply to [`Heartbeat`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct HeartbeatReply {
@@ -152,6 +166,8 @@ pub struct HeartbeatReply {
     /// What the follower promises with this answer. Nothing if leases are off there, and from
     /// peers that do not know the field: nothing said is nothing promised.
     pub promise: Option<LeasePromise>,
+    /// The follower as a leader to be.
+    pub standing: Standing,
 }
 
 /// What a follower promises the leader whose message it answers: no vote for anybody else within
@@ -163,6 +179,25 @@ pub struct LeasePromise {
     /// The part of it that is the follower's clock drift. The leader takes off this or its own
     /// drift, whichever is longer.
     pub drift: Duration,
+}
+
+/// A member as a leader to be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Its election priority.
+    pub priority: u32,
+    /// An operator wants no group led there.
+    pub drained: bool,
+}
+
+impl Default for Standing {
+    /// What is assumed of a member that has said nothing: the default priority, not drained.
+    fn default() -> Self {
+        Self {
+            priority: 100,
+            drained: false,
+        }
+    }
 }
 
 /// Offers a snapshot. The bytes are fetched outside the core.

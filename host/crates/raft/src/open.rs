@@ -9,9 +9,10 @@ use crate::log::Log;
 use crate::random::Random;
 use crate::read_index::Forwarded;
 use crate::snapshot::Snapshots;
+use crate::takeover::Takeover;
 use crate::{
-    Configuration, Effect, Event, HardState, Instant, LogId, LogIndex, MemberSet, NodeId,
-    Recovered, Settings,
+    Configuration, Effect, ElectionTurn, Event, HardState, Instant, LogId, LogIndex, MemberSet,
+    NodeId, Recovered, Settings,
 };
 use alloc::vec::Vec;
 
@@ -108,8 +109,12 @@ impl Core {
             campaign: None,
             forwarded: Forwarded::default(),
             read_only: false,
+            drained: false,
+            drained_timeouts: 0,
+            turn: ElectionTurn::Any,
+            takeover: Takeover::default(),
             lease_epoch: 0,
-            priority_refusals: 0,
+            refusing_since: None,
             is_member,
             stopped: false,
             failure: None,
@@ -151,13 +156,18 @@ impl Core {
 
     /// The only voter need not wait for a leader: there is no other.
     fn arm_first_timer(&mut self) {
-        let voters = &self.configuration().current.voters;
-        let alone = voters.len() == 1 && voters.contains(&self.node);
-        if alone && !self.configuration().is_joint() {
+        if self.is_only_voter() {
             self.election_due = self.now;
         } else {
             self.reset_election_timer();
         }
+    }
+
+    /// Whether there is no other voter.
+    pub(crate) fn is_only_voter(&self) -> bool {
+        let voters = &self.configuration().current.voters;
+        let alone = voters.len() == 1 && voters.contains(&self.node);
+        alone && !self.configuration().is_joint()
     }
 }
 

@@ -99,6 +99,10 @@ bugs! {
     StrangerHeeded,
     /// A vote asked for again makes the voter wait anew (trap 18).
     RepeatedVoteEarnsTime,
+    /// A drained node campaigns at the first election timeout like any other.
+    DrainedCampaigns,
+    /// A leader hands over to members of its own priority too.
+    TakeoverByEquals,
 }
 
 #[cfg(feature = "planted-bugs")]

@@ -1,7 +1,8 @@
 //! How far replication to one peer has come (etcd's `Progress`).
 
 use crate::{
-    Echo, Instant, LeasePromise, LogId, LogIndex, NodeId, PeerPart, PeerState, ReadId, Traffic,
+    Echo, Instant, LeasePromise, LogId, LogIndex, NodeId, PeerPart, PeerState, ReadId, Standing,
+    Traffic,
 };
 use alloc::collections::VecDeque;
 use core::time::Duration;
@@ -53,6 +54,10 @@ pub(crate) struct Peer {
     pub(crate) read_only: bool,
     /// Counted for people; decides nothing.
     pub(crate) traffic: Traffic,
+    /// What it last said of itself as a leader to be.
+    pub(crate) standing: Standing,
+    /// Since when it could take over without a pause worth speaking of.
+    pub(crate) fit_since: Option<Instant>,
     /// Highest commit index sent to it.
     pub(crate) commit_sent: LogIndex,
     /// Entries being read back from disk for it, and their first index.
@@ -105,6 +110,8 @@ impl Peer {
             since: now,
             read_only: false,
             traffic: Traffic::default(),
+            standing: Standing::default(),
+            fit_since: None,
             commit_sent: LogIndex(0),
             reading: None,
             catch_up_from: LogIndex(0),
@@ -142,6 +149,11 @@ impl Peer {
             (false, false, None) => PeerPart::CatchingUp,
             (false, false, Some(_)) => PeerPart::Leaving,
         }
+    }
+
+    /// Whether entries are streamed to it and it holds everything up to `index`.
+    pub(crate) fn is_streaming_from(&self, index: LogIndex) -> bool {
+        self.flow == Flow::Replicate && self.match_index >= index
     }
 
     pub(crate) fn state(&self) -> PeerState {

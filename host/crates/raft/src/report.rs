@@ -90,6 +90,7 @@ impl Core {
             election_timeout: self.settings.election_timeout,
             max_clock_drift: self.settings.max_clock_drift,
             priority: self.settings.priority,
+            drained: self.drained,
             failure: self.failure,
         }
     }
@@ -171,6 +172,7 @@ fn peer_status(peer: &Peer, settings: &Settings, now: Instant) -> PeerStatus {
         read_only: peer.read_only,
         blocked: blocked(peer, settings),
         traffic: peer.traffic,
+        standing: peer.standing,
     }
 }
 

@@ -32,6 +32,9 @@ pub struct Settings {
     pub leader_lease: bool,
     /// Election priority: 0 never campaigns of its own accord, higher is preferred. Default 100.
     pub priority: u32,
+    /// A leader hands over to a voter of higher priority that keeps up (MongoDB's priority takeover).
+    /// Equal priorities never move leadership. Default on.
+    pub priority_takeover: bool,
     /// Entries in one `AppendEntries` (`raft_max_entries_size`). 1 to 65,536; default 1,024.
     pub append_entries_max: usize,
     /// Payload bytes in one `AppendEntries` (`raft_max_body_size`). Default 512 KiB.
@@ -75,6 +78,7 @@ impl Default for Settings {
             max_clock_drift: Duration::from_millis(1_000),
             leader_lease: false,
             priority: 100,
+            priority_takeover: true,
             append_entries_max: 1_024,
             append_size_bytes_max: 512 << 10,
             inflight_messages_max: 256,

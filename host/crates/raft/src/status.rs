@@ -1,6 +1,6 @@
 //! What a replica says about itself.
 
-use crate::{Configuration, LogId, LogIndex, MemberSet, NodeId, Term};
+use crate::{Configuration, LogId, LogIndex, MemberSet, NodeId, Standing, Term};
 use alloc::vec::Vec;
 use core::time::Duration;
 
@@ -140,6 +140,8 @@ pub struct PeerStatus {
     pub blocked: Option<Blocked>,
     /// What was sent to it.
     pub traffic: Traffic,
+    /// Its priority, and whether it is drained, by its own word.
+    pub standing: Standing,
 }
 
 /// Progress of a member that is catching up before a membership change is logged.
@@ -242,6 +244,8 @@ pub struct Status {
     pub max_clock_drift: Duration,
     /// Election priority.
     pub priority: u32,
+    /// Whether an operator wants this node to lead nothing.
+    pub drained: bool,
     /// Why the replica stopped, if it did.
     pub failure: Option<&'static str>,
 }

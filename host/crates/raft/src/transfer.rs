@@ -1,16 +1,20 @@
 //! Leadership transfer (thesis §3.10).
 
 use crate::core::Core;
+use crate::leading::Leading;
 use crate::planted::PlantedBug;
+use crate::progress::Peer;
 use crate::{
     ConfigurationError, Effect, Effects, Event, Instant, LogIndex, MessageBody, NodeId,
     RejectReason, StopReason, TimeoutNow, Token, TransferTarget,
 };
+use core::cmp::Reverse;
 
 /// A running transfer.
 #[derive(Clone, Debug)]
 pub(crate) struct Transfer {
-    token: Token,
+    /// Who asked for it; nobody if the leader itself wants another to lead.
+    token: Option<Token>,
     pub(crate) target: NodeId,
     pub(crate) since: Instant,
     due: Instant,
@@ -34,12 +38,12 @@ impl Core {
         if target == self.node {
             return out.push(Effect::Done { token });
         }
-        self.begin_transfer(token, target, out);
+        self.begin_transfer(Some(token), target, out);
         self.check_transfer(out);
     }
 
     /// Who would take over, or why nobody can.
-    fn transfer_target(&self, target: TransferTarget) -> Result<NodeId, RejectReason> {
+    pub(crate) fn transfer_target(&self, target: TransferTarget) -> Result<NodeId, RejectReason> {
         let Some(leading) = self.leading.as_deref() else {
             return Err(self.not_leader());
         };
@@ -66,19 +70,45 @@ impl Core {
             .ok_or(RejectReason::PeerUnreachable { node })
     }
 
-    /// The voter that answers and whose log is furthest.
-    pub(crate) fn best_successor(&self) -> Option<NodeId> {
+    /// Whom to hand over to, with time for it to receive the rest of the log: of the voters that
+    /// answer and keep up, the one of highest priority. One that is drained or of priority 0 only if
+    /// there is nobody else.
+    fn best_successor(&self) -> Option<NodeId> {
+        self.best_answering(|leading, peer| {
+            let keeps_up = leading.keeps_up(peer);
+            let rank = peer.standing.rank();
+            (rank > 0, keeps_up, if keeps_up { rank } else { 0 })
+        })
+    }
+
+    /// Whom to wake when there is no time to wait: a longer log wins elections, so it goes before
+    /// priority. One that is drained or of priority 0 only if no other voter keeps up.
+    pub(crate) fn next_in_line(&self) -> Option<NodeId> {
+        self.best_answering(|leading, peer| {
+            let rank = peer.standing.rank();
+            (rank > 0 && leading.keeps_up(peer), peer.match_index, rank)
+        })
+    }
+
+    /// The voter that answers and for which `order` is greatest; of equals the one with more of the
+    /// log.
+    fn best_answering<T: Ord>(&self, order: impl Fn(&Leading, &Peer) -> T) -> Option<NodeId> {
         let timeout = self.settings.election_timeout;
-        let peers = self.leading.as_deref()?.peers.iter();
-        let candidates =
-            peers.filter(|peer| peer.in_current && peer.answered_within(timeout, self.now));
-        let best = candidates.max_by_key(|peer| (peer.match_index, core::cmp::Reverse(peer.node)));
+        let leading = self.leading.as_deref()?;
+        let answers = |peer: &&Peer| peer.in_current && peer.answered_within(timeout, self.now);
+        let key = |peer: &&Peer| (order(leading, peer), peer.match_index, Reverse(peer.node));
+        let best = leading.peers.iter().filter(answers).max_by_key(key);
         best.map(|peer| peer.node)
     }
 
     /// From here on writes are refused, and the lease is void before anybody is told to campaign
     /// (trap 13).
-    fn begin_transfer(&mut self, token: Token, target: NodeId, out: &mut Effects) {
+    pub(crate) fn begin_transfer(
+        &mut self,
+        token: Option<Token>,
+        target: NodeId,
+        out: &mut Effects,
+    ) {
         let due = self.now.plus(self.settings.election_timeout);
         let (now, term) = (self.now, self.hard.term);
         let Some(leading) = self.leading.as_deref_mut() else {
@@ -145,7 +175,9 @@ impl Core {
         let reason = RejectReason::TransferTimedOut {
             node: transfer.target,
         };
-        Self::reject(transfer.token, reason, out);
+        if let Some(token) = transfer.token {
+            Self::reject(token, reason, out);
+        }
         if ready {
             self.announce_leadership(out);
         }
@@ -158,10 +190,9 @@ impl Core {
         reason: StopReason,
         out: &mut Effects,
     ) {
-        let Some(transfer) = transfer else {
+        let Some((transfer, token)) = transfer.and_then(|t| Some((t, t.token?))) else {
             return;
         };
-        let token = transfer.token;
         let succeeded = matches!(reason, StopReason::HigherTerm | StopReason::NewLeader);
         if transfer.ordered && succeeded {
             out.push(Effect::Done { token });

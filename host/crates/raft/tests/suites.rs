@@ -10,6 +10,7 @@ mod documented;
 mod lease_settings;
 mod paper;
 mod paper_safety;
+mod priority;
 mod quorum_model;
 mod settings;
 mod thesis;

@@ -21,7 +21,7 @@ use crate::transport::Transport;
 use kontiki_raft::{
     ApplyBatch, Core, Effect, Effects, EntryKind, Event, GroupId, HardState, Horizon, Input, IoId,
     MemberSet, Message, NodeId, Persist, Proposal, ReadError, ReadId, ReadMode, RejectReason, Role,
-    Settings, SnapshotMeta, Term,
+    SnapshotMeta, Term,
 };
 use kontiki_storage::{Storage, StorageError};
 use std::collections::BTreeSet;
@@ -298,7 +298,7 @@ impl Group {
                 self.state.waiting.insert(token, Waiter::Order(reply));
                 self.handle(order_input(order, token));
             }
-            Control::SetPriority(priority) => self.set_priority(priority),
+            Control::SetDrained(drained) => self.handle(Input::SetDrained(drained)),
             Control::Check(check, reply) => drop(reply.send(self.check(check))),
             Control::Retire(condition, reply) => drop(reply.send(self.retire(condition))),
             Control::SetReadOnly(on) => self.handle(Input::SetReadOnly(on)),
@@ -309,17 +309,6 @@ impl Group {
                 self.state.stopping = true;
             }
         }
-    }
-
-    /// Beside what the settings say; nobody waits for it.
-    fn set_priority(&mut self, priority: u32) {
-        let token = self.state.tokens.next();
-        let settings = Settings {
-            priority,
-            ..self.core.settings().clone()
-        };
-        let settings = settings.into();
-        self.handle(Input::SetSettings { token, settings });
     }
 
     /// What would become of an order.
@@ -527,6 +516,13 @@ impl Group {
                     peer = from.0,
                     index = index.0,
                     "a peer contradicts what is committed"
+                );
+            }
+            Event::TakeoverStarted { target, term } => {
+                info!(
+                    peer = target.0,
+                    term = term.0,
+                    "lets a preferred member take over"
                 );
             }
             Event::Removed => {

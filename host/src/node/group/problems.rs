@@ -3,7 +3,7 @@
 use super::Group;
 use crate::node::request::{GroupStatus, Problem};
 use crate::transport::Transport;
-use kontiki_raft::{NodeId, Role, StopReason, Term};
+use kontiki_raft::{NodeId, PeerStatus, Role, StopReason, Term};
 use std::time::Duration;
 use tracing::{info, warn};
 
@@ -60,6 +60,7 @@ impl Group {
         }
         problems.extend(slow_disk_problem(core));
         problems.extend(no_leader_problem(core, &self.transport));
+        problems.extend(succession_problem(core));
         if core.group_read_only || core.read_only {
             problems.push(Problem {
                 what: "the group or this replica is read-only".to_owned(),
@@ -118,6 +119,56 @@ fn slow_disk_problem(core: &kontiki_raft::Status) -> Option<Problem> {
     })
 }
 
+/// What keeps enough reachable voters from electing a leader.
+fn election_problem(core: &kontiki_raft::Status) -> (&'static str, &'static str) {
+    let votes = core.configuration.is_voter(core.node);
+    if votes && core.priority == 0 {
+        (
+            "no leader, and this replica has priority 0: it never starts an election, and if that \
+             is so of all nobody does",
+            "give a voter a priority above 0 with `kontiki settings set --node NODE priority=100`, \
+             or start one election with `kontiki group campaign GROUP --node NODE`",
+        )
+    } else if votes && core.drained {
+        (
+            "no leader: this node is drained and leaves elections to others for four election timeouts",
+            "wait, or let it lead again with `kontiki node undrain NODE`",
+        )
+    } else {
+        (
+            "no leader: an election is under way",
+            "wait an election timeout or two",
+        )
+    }
+}
+
+/// Why nobody would take over from this leader, or should have but does not.
+fn succession_problem(core: &kontiki_raft::Status) -> Option<Problem> {
+    // What a silent one would say is not known; that it is silent is another problem.
+    let recent = |since: Duration| since < 2 * core.election_timeout;
+    let answers = |peer: &&PeerStatus| peer.voter && peer.last_contact.is_some_and(recent);
+    let mut others = core.peers.iter().filter(answers).peekable();
+    others.peek()?;
+    let (what, next_step) = if others.all(|peer| peer.standing.priority == 0) {
+        (
+            "every other voter that answers has priority 0: without this leader nobody would start an \
+             election",
+            "give another voter a priority above 0 with `kontiki settings set --node NODE priority=100`",
+        )
+    } else if core.drained {
+        (
+            "the group is led from a drained node: no other voter has been able to take over",
+            "see that another voter is up, not drained and has caught up; or `kontiki node undrain NODE`",
+        )
+    } else {
+        return None;
+    };
+    Some(Problem {
+        what: what.to_owned(),
+        next_step: next_step.to_owned(),
+    })
+}
+
 /// Why there is no leader, as far as this replica can tell.
 fn no_leader_problem(core: &kontiki_raft::Status, transport: &Transport) -> Option<Problem> {
     if core.leader.is_some() || core.role == Role::Stopped {
@@ -143,10 +194,8 @@ fn no_leader_problem(core: &kontiki_raft::Status, transport: &Transport) -> Opti
             "start or reconnect the missing nodes; if they are lost for good, `kontiki recover`",
         )
     } else {
-        (
-            "no leader: an election is under way".to_owned(),
-            "wait an election timeout or two",
-        )
+        let (what, next_step) = election_problem(core);
+        (what.to_owned(), next_step)
     };
     Some(Problem {
         what,

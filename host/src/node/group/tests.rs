@@ -11,7 +11,8 @@ use crate::transport::QueueLimits;
 use bytes::Bytes;
 use kontiki_proto::v1;
 use kontiki_raft::{
-    AppendEntries, Entry, HeartbeatReply, LogId, LogIndex, MemberSet, MessageBody, Settings, Term,
+    AppendEntries, Entry, HeartbeatReply, LogId, LogIndex, MemberSet, MessageBody, Settings,
+    Standing, Term,
 };
 use kontiki_storage::{GroupRecord, Options, StorageMetrics};
 use std::sync::Mutex;
@@ -324,6 +325,7 @@ async fn a_flood_of_messages_does_not_keep_the_group_from_its_timers() {
                 read_only: false,
                 echo: None,
                 promise: None,
+                standing: Standing::default(),
             }),
         };
         while !stop.load(Ordering::Acquire) {

@@ -14,6 +14,9 @@ impl Oracle {
     pub fn begin(&mut self, n: usize, view: View) -> Check {
         let replica = &mut self.replicas[n];
         let old = replica.view;
+        if old.leader.is_some() {
+            replica.leader_known_at = self.now_us;
+        }
         if old.term == view.term && old.role == view.role && old.commit == view.commit {
             replica.view.leader = view.leader;
             return Ok(());

@@ -102,7 +102,7 @@ impl Oracle {
                 );
                 Ok(())
             }
-            Event::Removed | Event::Failed { .. } => Ok(()),
+            Event::TakeoverStarted { .. } | Event::Removed | Event::Failed { .. } => Ok(()),
         }
     }
 

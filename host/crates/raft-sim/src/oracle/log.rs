@@ -622,6 +622,7 @@ pub(super) mod tests {
             read_only: false,
             blocked: None,
             traffic: kontiki_raft::Traffic::default(),
+            standing: kontiki_raft::Standing::default(),
         };
         assert_breaks(oracle.matching(0, &[peer(2, 1)]), Invariant::MatchIndex);
         oracle.replicas[1].acknowledged = (Term(1), LogIndex(1));

@@ -22,6 +22,9 @@ impl Oracle {
             Contract,
             "node {to} sends {message:?} to itself"
         );
+        if let MessageBody::RequestVote(request) = &message.body {
+            check_drained(replica, request.forced, now_us)?;
+        }
         match &message.body {
             MessageBody::RequestVote(request) if request.pre_vote => return Ok(()),
             MessageBody::RequestVoteReply(reply) if reply.pre_vote => return Ok(()),
@@ -224,6 +227,11 @@ impl Oracle {
 }
 
 impl Replica {
+    fn is_only_voter(&self) -> bool {
+        let latest = self.configurations.last().expect("never empty").1;
+        latest.old.is_none() && latest.current.voters == bit(self.node)
+    }
+
     fn acknowledge(&mut self, term: Term, index: LogIndex) {
         let (of, before) = self.acknowledged;
         if term > of {
@@ -241,6 +249,22 @@ fn check_durable_vote(replica: &Replica, term: Term, candidate: NodeId, does: &s
         "node {} {does} in term {term} for {candidate}, but no such vote is durable ({:?} is)",
         replica.node,
         replica.durable_state
+    );
+    Ok(())
+}
+
+/// Whoever should lead nothing leaves elections to others while there may be others.
+fn check_drained(replica: &Replica, forced: bool, now_us: u64) -> Check {
+    let Some((patience_us, since)) = replica.drained.filter(|_| !forced) else {
+        return Ok(());
+    };
+    let since = since.max(replica.leader_known_at);
+    require!(
+        now_us >= since + patience_us || replica.is_only_voter(),
+        Drained,
+        "node {} is drained, but asks for votes {} us after it last knew a leader",
+        replica.node,
+        now_us - since
     );
     Ok(())
 }
@@ -392,6 +416,20 @@ pub(super) mod tests {
         write_everywhere(&mut oracle, &[0], &vote);
         let early = oracle.sending(0, NodeId(2), &requests(9, false), 4);
         assert_breaks(early, Invariant::PreVote);
+    }
+
+    #[test]
+    pub(in crate::oracle) fn a_drained_node_that_campaigns_while_others_may_is_found() {
+        let mut oracle = three();
+        oracle.sending(0, NodeId(2), &requests(7, true), 1).unwrap();
+        oracle.set_now(10);
+        oracle.set_drained(0, true, 100);
+        let early = oracle.sending(0, NodeId(2), &requests(8, true), 109);
+        assert_breaks(early, Invariant::Drained);
+        let late = requests(9, true);
+        oracle.sending(0, NodeId(2), &late, 110).unwrap();
+        oracle.set_drained(0, false, 100);
+        oracle.sending(0, NodeId(2), &late, 11).unwrap();
     }
 
     #[test]

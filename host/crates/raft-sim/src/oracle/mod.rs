@@ -98,6 +98,11 @@ struct Replica {
     read_only: bool,
     /// Members that told it, since it leads, that they are read-only.
     told_read_only: u32,
+    /// How long it must wait without a leader before it campaigns unasked, and since when at the
+    /// earliest; nothing if it is not drained.
+    drained: Option<(u64, u64)>,
+    /// When it last knew a leader.
+    leader_known_at: u64,
     /// By leader: when it last answered a heartbeat of it, and in which term.
     answered_heartbeat: [(Term, u64); NODES_MAX + 1],
     /// Highest index it acknowledged to the leader of the last term in which it did.
@@ -162,6 +167,8 @@ pub struct Oracle {
     requests: Vec<Request>,
     /// Highest index at which any request was completed so far.
     completed: LogIndex,
+    /// The present moment, as far as it was told.
+    now_us: u64,
     /// How often what was checked.
     pub checks: Checks,
 }
@@ -180,6 +187,7 @@ impl Oracle {
             leaders: Vec::new(),
             requests: Vec::new(),
             completed: LogIndex(0),
+            now_us: 0,
             checks: Checks::default(),
         }
     }
@@ -209,6 +217,8 @@ impl Oracle {
             opened_state: HardState::default(),
             read_only: false,
             told_read_only: 0,
+            drained: None,
+            leader_known_at: 0,
             answered_heartbeat: [(Term(0), 0); NODES_MAX + 1],
             acknowledged: (Term(0), LogIndex(0)),
             promised: (0, 0),
@@ -242,6 +252,7 @@ impl Oracle {
         replica.opened_state = replica.durable_state;
         replica.applied = recovered.applied;
         replica.read_only = false;
+        replica.drained = None;
         replica.view = view;
         require!(
             view.term >= recovered.hard_state.term,
@@ -278,6 +289,19 @@ impl Oracle {
     /// An operator makes a replica read-only, or writable again.
     pub fn set_read_only(&mut self, n: usize, read_only: bool) {
         self.replicas[n].read_only = read_only;
+    }
+
+    /// The moment at which what follows happens, in microseconds.
+    pub fn set_now(&mut self, now_us: u64) {
+        self.now_us = now_us;
+    }
+
+    /// An operator drains a replica, or lets it lead again. While drained it may not ask for votes
+    /// unless it was ordered to, or has known no leader for `patience_us`.
+    pub fn set_drained(&mut self, n: usize, drained: bool, patience_us: u64) {
+        let now_us = self.now_us;
+        let before = &mut self.replicas[n].drained;
+        *before = drained.then(|| before.unwrap_or((patience_us, now_us)));
     }
 
     /// Last index known to be committed.

@@ -56,6 +56,10 @@ fn proof(invariant: Invariant) -> fn() {
         Invariant::ReadOnly => {
             log::tests::a_command_taken_while_too_few_voters_are_writable_is_found
         }
+        Invariant::Drained => {
+            messages::tests::a_drained_node_that_campaigns_while_others_may_is_found
+        }
+        Invariant::Rightful => world::tests::leadership_that_goes_back_and_forth_is_found,
         Invariant::Linearizable => world::tests::a_stale_value_is_found_by_values_and_times_alone,
         Invariant::Liveness => world::tests::a_core_that_cannot_talk_is_not_live,
         Invariant::Stability => world::tests::a_leader_that_is_deposed_afterwards_is_found,

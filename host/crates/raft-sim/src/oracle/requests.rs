@@ -374,6 +374,7 @@ pub(super) mod tests {
             read_only: false,
             echo: None,
             promise: None,
+            standing: kontiki_raft::Standing::default(),
         };
         let reply = Message {
             term: Term(1),

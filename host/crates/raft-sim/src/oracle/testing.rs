@@ -5,7 +5,7 @@ use crate::machine::Write;
 use crate::members::{Members, Set, bit};
 use kontiki_raft::{
     Configuration, Entry, EntryKind, Event, HardState, HeartbeatReply, IoId, LogId, LogIndex,
-    Message, MessageBody, NodeId, Persist, Role, Term,
+    Message, MessageBody, NodeId, Persist, Role, Standing, Term,
 };
 use std::cell::RefCell;
 
@@ -89,6 +89,7 @@ pub(super) fn heartbeat_reply(term: u64, read_only: bool) -> Message {
         read_only,
         echo: None,
         promise: None,
+        standing: Standing::default(),
     };
     Message {
         term: Term(term),

@@ -127,6 +127,15 @@ impl Stage {
                 Input::SetReadOnly(read_only)
             }
             "priority" => self.priority(node, number(second()?)? as u32)?,
+            "drain" => {
+                let drained = second()? == "on";
+                let patience_us = 3 * self.settings.election_timeout.as_micros() as u64;
+                let now_us = self.actor(node)?.now_us;
+                let judge = self.judge()?;
+                judge.set_now(now_us);
+                judge.set_drained(node as usize - 1, drained, patience_us);
+                Input::SetDrained(drained)
+            }
             "unreachable" => Input::PeerUnreachable {
                 peer: NodeId(number(second()?)?),
             },
@@ -219,6 +228,7 @@ impl Stage {
         let settings = &mut self.settings;
         match name {
             "lease" => settings.leader_lease = value == "on",
+            "takeover" => settings.priority_takeover = value == "on",
             "window" => settings.inflight_messages_max = number(value)? as usize,
             "batch" => settings.append_entries_max = number(value)? as usize,
             "cache" => settings.cache_size_bytes_max = number(value)? as usize,
@@ -303,12 +313,14 @@ impl Stage {
             return Err(format!("node {node} is down"));
         };
         let mut effects = Vec::new();
-        core.handle(Instant(actor.now_us), input, &mut effects);
+        let now_us = actor.now_us;
+        core.handle(Instant(now_us), input, &mut effects);
         let before = actor.view;
         let view = View::of(core);
         actor.view = view;
         let n = node as usize - 1;
         let judge = self.judge()?;
+        judge.set_now(now_us);
         lift(judge.begin(n, view))?;
         for effect in &effects {
             if let Effect::Persist(persist) = effect {

@@ -2,7 +2,8 @@
 
 use super::selector::kind_of;
 use kontiki_raft::{
-    Configuration, Entry, EntryKind, Event, MemberSet, Message, MessageBody, NodeId, Persist,
+    Configuration, ElectionTurn, Entry, EntryKind, Event, MemberSet, Message, MessageBody, NodeId,
+    Persist, Standing,
 };
 
 fn ids<'a>(nodes: impl IntoIterator<Item = &'a NodeId>) -> String {
@@ -96,8 +97,13 @@ pub(super) fn message(message: &Message) -> String {
             None => format!("holds {}", reply.index),
             Some(hint) => format!("lacks {}, try after {hint}", reply.index),
         },
-        MessageBody::Heartbeat(heartbeat) => format!("commit {}", heartbeat.commit),
-        MessageBody::HeartbeatReply(reply) => yes_no(reply.read_only, "read-only"),
+        MessageBody::Heartbeat(heartbeat) => {
+            format!("commit {}{}", heartbeat.commit, turn(heartbeat.turn))
+        }
+        MessageBody::HeartbeatReply(reply) => {
+            let read_only = yes_no(reply.read_only, "read-only");
+            format!("{read_only}{}", standing(reply.standing))
+        }
         MessageBody::InstallSnapshot(install) => format!(
             "{} {}",
             install.snapshot.last_included,
@@ -127,6 +133,23 @@ pub(super) fn message(message: &Message) -> String {
         .to_owned()
 }
 
+fn turn(turn: ElectionTurn) -> &'static str {
+    match turn {
+        ElectionTurn::Any => "",
+        ElectionTurn::First => ", goes first",
+        ElectionTurn::Later => ", goes later",
+    }
+}
+
+/// Only what is out of the ordinary.
+fn standing(standing: Standing) -> String {
+    let priority = match standing.priority {
+        100 => String::new(),
+        other => format!("priority {other}"),
+    };
+    format!("{priority}{}", yes_no(standing.drained, "drained"))
+}
+
 pub(super) fn event(event: &Event) -> String {
     match event {
         Event::LeaderStarted { term, .. } => format!("started to lead term {term}"),
@@ -147,6 +170,9 @@ pub(super) fn event(event: &Event) -> String {
         }
         Event::SecondLeader { other, term } => format!("{other} leads term {term} too"),
         Event::Conflict { from, index } => format!("{from} contradicts committed {index}"),
+        Event::TakeoverStarted { target, term } => {
+            format!("lets {target} take over from term {term}")
+        }
         Event::Removed => "is no member any more".into(),
         Event::Failed { why } => format!("has failed: {why}"),
     }

@@ -14,6 +14,7 @@ impl World {
     pub(super) fn run_calm(&mut self) -> Check {
         self.begin_calm()?;
         self.settle()?;
+        self.becomes_rightful()?;
         self.stays_settled()?;
         self.counters.liveness_phases += 1;
         if self.plan.lose_majority {
@@ -52,6 +53,7 @@ impl World {
     /// There is a leader, new writes are acknowledged, and at last all is answered and equal.
     pub(super) fn settle(&mut self) -> Check {
         let begun = self.now;
+        self.takeovers_before = self.counters.takeovers;
         let written = self.oracle.requests().len();
         self.until(begun + self.leader_limit(), "there is no leader", |world| {
             world.elected().is_some()
@@ -120,7 +122,13 @@ impl World {
         let promised = self.nodes.iter().map(|node| node.promised_us).max();
         let honoured = (self.timeout_us() + drift).max(promised.unwrap_or(0));
         let timeout = self.timeout_us() + self.plan.latency_us.1 + 2 * self.plan.disk_us.1;
-        10 * timeout + honoured + self.plan.completion_delay_us * 10
+        // Where only drained nodes can win, they wait for the others first.
+        let patience = if numbers(self.core_nodes).any(|n| self.nodes[n].drained) {
+            10 * timeout
+        } else {
+            0
+        };
+        10 * timeout + patience + honoured + self.plan.completion_delay_us * 10
     }
 
     /// Time to bring the last node up to date with the narrowest windows.
@@ -195,9 +203,14 @@ impl World {
             }
             self.oracle.set_read_only(n, false);
             self.input(n, Input::SetReadOnly(false))?;
-            let usual = self.plan.settings.clone();
+            let priority = self.random.pick(&super::PRIORITIES);
+            let mut usual = self.plan.settings.clone();
+            usual.priority = priority;
+            self.nodes[n].priority = priority;
             self.nodes[n].timeout_us = usual.election_timeout.as_micros() as u64;
             self.set(n, |settings| *settings = usual)?;
+            let drained = self.random.chance(200_000);
+            self.set_drained(n, drained)?;
         }
         Ok(())
     }
@@ -282,6 +295,34 @@ impl World {
                     && self.applied(n) == commit
                     && (commit == LogIndex(0) || chain == Some(self.nodes[n].machine.chain))
             })
+    }
+
+    /// The leader is, or becomes, one of the highest rank in the core. Attempts of the time of faults
+    /// are remembered, so it may take the longest wait between two.
+    pub(super) fn becomes_rightful(&mut self) -> Check {
+        let limit = self.now + 100 * self.timeout_us() + self.work_limit();
+        self.until(limit, "a lesser member leads", |world| {
+            world.is_settled() && world.is_led_rightfully()
+        })?;
+        let takeovers = self.counters.takeovers - self.takeovers_before;
+        let most = 2 * u64::from(self.core_nodes.count_ones());
+        require!(
+            takeovers <= most,
+            Rightful,
+            "there were {takeovers} takeovers without a fault:{}",
+            self.describe()
+        );
+        Ok(())
+    }
+
+    fn is_led_rightfully(&self) -> bool {
+        let Some(leader) = self.settled_leader().map(|n| &self.nodes[n]) else {
+            return false;
+        };
+        let voters = numbers(self.voters() & self.core_nodes);
+        let highest = voters.map(|n| self.nodes[n].rank()).max().unwrap_or(0);
+        let moves = self.plan.settings.priority_takeover || leader.drained;
+        leader.rank() >= highest || !moves
     }
 
     /// For ten more timeouts nobody in the core changes term, whatever the rest does, and although

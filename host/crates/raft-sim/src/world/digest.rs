@@ -52,6 +52,7 @@ pub(super) fn of_input(input: &Input) -> u64 {
         Input::SetReadOnly(read_only) => fold(&[14, u64::from(*read_only)]),
         Input::PeerUnreachable { peer } => fold(&[15, peer.0]),
         Input::Shutdown => 16,
+        Input::SetDrained(drained) => fold(&[18, u64::from(*drained)]),
         // Operators' orders are named by their tokens.
         Input::ChangeConfiguration { token, .. }
         | Input::ResetPeers { token, .. }
@@ -120,12 +121,16 @@ fn of_message(message: &Message) -> u64 {
         }
         MessageBody::Heartbeat(heartbeat) => {
             let horizon = heartbeat.horizon.map_or(0, of_horizon);
-            fold(&[5, heartbeat.round, heartbeat.commit.0, horizon])
+            let turn = heartbeat.turn as u64;
+            fold(&[5, heartbeat.round, heartbeat.commit.0, horizon, turn])
         }
         MessageBody::HeartbeatReply(reply) => {
             let echo = reply.echo.map_or(0, |echo| echo.incarnation ^ echo.at.0);
             let read_only = u64::from(reply.read_only);
-            fold(&[6, reply.round, read_only, echo, of_promise(reply.promise)])
+            let standing =
+                u64::from(reply.standing.priority) << 1 | u64::from(reply.standing.drained);
+            let promise = of_promise(reply.promise);
+            fold(&[6, reply.round, read_only, echo, promise, standing])
         }
         MessageBody::InstallSnapshot(install) => fold(&[7, id(install.snapshot.last_included)]),
         MessageBody::InstallSnapshotReply(reply) => {
@@ -185,13 +190,14 @@ fn of_event(event: &Event) -> u64 {
         Event::Conflict { from, index } => fold(&[7, from.0, index.0]),
         Event::Removed => 8,
         Event::Failed { .. } => 9,
+        Event::TakeoverStarted { target, term } => fold(&[10, target.0, term.0]),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use kontiki_raft::{HeartbeatReply, LogIndex, Term};
+    use kontiki_raft::{HeartbeatReply, LogIndex, Standing, Term};
 
     fn reply(term: u64, round: u64) -> Effect {
         let body = MessageBody::HeartbeatReply(HeartbeatReply {
@@ -199,6 +205,7 @@ mod tests {
             read_only: false,
             echo: None,
             promise: None,
+            standing: Standing::default(),
         });
         let term = Term(term);
         Effect::Send {

@@ -7,7 +7,8 @@ use crate::plan::Loss;
 use crate::require;
 use crate::trace::At;
 use kontiki_raft::{
-    Effect, Effects, IoId, LogIndex, Message, MessageBody, NodeId, Persist, ReadError, ReadId,
+    Effect, Effects, Event, IoId, LogIndex, Message, MessageBody, NodeId, Persist, ReadError,
+    ReadId,
 };
 
 impl World {
@@ -92,10 +93,9 @@ impl World {
             }
             Effect::Event(event) => {
                 match event {
-                    kontiki_raft::Event::Failed { .. } => self.on_core_failed(n),
-                    kontiki_raft::Event::StartedFollowing { term, .. } => {
-                        self.hears_leader(n, term)
-                    }
+                    Event::Failed { .. } => self.on_core_failed(n),
+                    Event::StartedFollowing { term, .. } => self.hears_leader(n, term),
+                    Event::TakeoverStarted { .. } => self.counters.takeovers += 1,
                     _ => {}
                 }
                 self.oracle.event(n, &event)

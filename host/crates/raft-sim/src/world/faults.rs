@@ -74,6 +74,7 @@ impl World {
             Strike::Ghost => self.strike_ghost(),
             Strike::ReadOnly
             | Strike::Priority
+            | Strike::Drain
             | Strike::Shutdown
             | Strike::ApplyFail
             | Strike::Unreachable => self.strike_replica(strike),
@@ -221,7 +222,12 @@ impl World {
             Strike::Priority => {
                 self.counters.priorities_changed += 1;
                 let priority = self.random.pick(&[0, 50, 100, 100, 200]);
-                self.set(n, |settings| settings.priority = priority)
+                self.set_priority(n, priority)
+            }
+            Strike::Drain => {
+                self.counters.drains += 1;
+                let drained = self.random.chance(400_000);
+                self.set_drained(n, drained)
             }
             Strike::Shutdown => {
                 self.counters.shutdowns += 1;

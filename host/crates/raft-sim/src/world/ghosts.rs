@@ -153,7 +153,7 @@ fn check_unchanged(before: &Facts, after: &Facts, kept: &Kept) -> Check {
 pub(super) mod tests {
     use super::*;
     use crate::oracle::{Invariant, assert_breaks};
-    use kontiki_raft::HeartbeatReply;
+    use kontiki_raft::{HeartbeatReply, Standing};
 
     #[test]
     pub(crate) fn a_late_message_that_raises_the_term_is_found() {
@@ -175,6 +175,7 @@ pub(super) mod tests {
                     read_only: false,
                     echo: None,
                     promise: None,
+                    standing: Standing::default(),
                 }),
             },
         };

@@ -7,7 +7,7 @@ use crate::machine::Machine;
 use crate::members::{Members, Set};
 use crate::oracle::Check;
 use crate::oracle::View;
-use kontiki_raft::{Core, Instant, LogId, Message, MessageBody, Term};
+use kontiki_raft::{Core, Instant, LogId, Message, MessageBody, Settings, Term};
 
 impl World {
     pub(super) fn draw_clock(&mut self) -> Clock {
@@ -31,10 +31,14 @@ impl World {
         node.machine = newest.map_or_else(|| Machine::new(initial), |snapshot| snapshot.machine);
         node.snapshot_index = node.machine.index();
         let local = Instant(node.clock.local(self.now));
+        let settings = Settings {
+            priority: node.priority,
+            ..self.plan.settings.clone()
+        };
         #[allow(unused_mut, reason = "changed only where a fault is planted")]
         let mut core = Core::new(
             node.id,
-            self.plan.settings.clone(),
+            settings,
             node.initial.clone(),
             recovered.clone(),
             local,
@@ -59,7 +63,11 @@ impl World {
             let bound = node.clock.when(local.0 + lease).max(node.counted_on.1);
             self.oracle.bind(n, bound);
         }
-        self.oracle.opened(n, &recovered, view)
+        self.oracle.opened(n, &recovered, view)?;
+        if self.nodes[n].drained {
+            self.set_drained(n, true)?;
+        }
+        Ok(())
     }
 
     /// Remembers what a follower promises with an answer: whatever happens to it, its leader counts

@@ -34,6 +34,9 @@ use node::Node;
 use orders::Order;
 use std::collections::BTreeMap;
 
+/// Priorities that nodes have; more than one may have the highest.
+const PRIORITIES: [u32; 4] = [50, 100, 100, 200];
+
 /// Nodes that may ever exist in a run, wiped ones included.
 const SLOTS: usize = 16;
 
@@ -140,6 +143,8 @@ pub struct World {
     /// Nodes that take part in the liveness phase, by number.
     core_nodes: u32,
     clients_on: bool,
+    /// Takeovers before the liveness phase.
+    takeovers_before: u64,
     late_wakes: u32,
     /// Some messages of the past, to be delivered again.
     kept: Vec<Kept>,
@@ -181,6 +186,7 @@ impl World {
             calm: false,
             core_nodes: 0,
             clients_on: true,
+            takeovers_before: 0,
             late_wakes: 0,
             kept: Vec::new(),
             fenced: false,
@@ -211,7 +217,10 @@ impl World {
         let id = NodeId(self.nodes.len() as u64 + 1);
         let clock = self.draw_clock();
         let timeout_us = self.plan.settings.election_timeout.as_micros() as u64;
-        let node = Node::new(id, clock, initial.to_member_set(), timeout_us);
+        let mut node = Node::new(id, clock, initial.to_member_set(), timeout_us);
+        if self.plan.ranked {
+            node.priority = self.random.pick(&PRIORITIES);
+        }
         self.nodes.push(node);
         self.wakes.push(u64::MAX);
         self.oracle.add_replica(id, Members::stable(initial));
@@ -409,6 +418,7 @@ impl World {
     }
 
     fn after_input(&mut self, n: usize, view: View, effects: &mut Effects) -> Check {
+        self.oracle.set_now(self.now);
         self.oracle.begin(n, view)?;
         let survived = self.carry_out(n, effects)?;
         if survived {

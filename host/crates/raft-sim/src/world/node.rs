@@ -65,6 +65,10 @@ pub(super) struct Node {
     pub(super) promised_us: u64,
     /// Until when, at least, the leader of this term may count on what it was promised.
     pub(super) counted_on: (Term, u64),
+    /// Set by an operator; survives restarts.
+    pub(super) priority: u32,
+    /// Set by an operator; survives restarts.
+    pub(super) drained: bool,
 }
 
 impl Node {
@@ -98,7 +102,14 @@ impl Node {
             timeout_us,
             promised_us: 0,
             counted_on: (Term(0), 0),
+            priority: 100,
+            drained: false,
         }
+    }
+
+    /// What candidates are compared by.
+    pub(super) fn rank(&self) -> u32 {
+        if self.drained { 0 } else { self.priority }
     }
 
     /// Whether its process runs, be it stopped for a while.

@@ -305,6 +305,23 @@ impl World {
         })
     }
 
+    pub(super) fn set_priority(&mut self, n: usize, priority: u32) -> Check {
+        self.nodes[n].priority = priority;
+        self.set(n, |settings| settings.priority = priority)
+    }
+
+    /// Drains a node, or lets it lead again.
+    pub(super) fn set_drained(&mut self, n: usize, drained: bool) -> Check {
+        // Three of its shortest election timeouts, on its fastest clock.
+        let timeout_us = self.plan.settings.election_timeout.as_micros() as u64;
+        let shortest_us = (timeout_us / 10).max(20_000).min(timeout_us);
+        let patience_us = 3 * shortest_us * 1_000 / self.plan.clock_rates.1;
+        self.nodes[n].drained = drained;
+        self.oracle.set_now(self.now);
+        self.oracle.set_drained(n, drained, patience_us);
+        self.input(n, Input::SetDrained(drained))
+    }
+
     /// Forces the survivors' membership on one of them.
     pub(super) fn order_reset(&mut self, n: usize, survivors: u32) -> Check {
         self.counters.resets += 1;

@@ -67,6 +67,14 @@ pub(crate) fn a_leader_that_is_deposed_afterwards_is_found() {
 }
 
 #[test]
+pub(crate) fn leadership_that_goes_back_and_forth_is_found() {
+    let (mut world, _) = settled();
+    world.becomes_rightful().unwrap();
+    world.counters.takeovers += 1_000;
+    assert_breaks(world.becomes_rightful(), Invariant::Rightful);
+}
+
+#[test]
 pub(crate) fn a_stale_value_is_found_by_values_and_times_alone() {
     let mut world = working();
     world.judge_history().unwrap();

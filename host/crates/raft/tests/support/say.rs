@@ -3,9 +3,10 @@
 use super::{Image, ms};
 use bytes::Bytes;
 use kontiki_raft::{
-    AppendEntries, AppendEntriesReply, Configuration, ConfigurationChange, Entry, EntryKind,
-    HardState, Heartbeat, HeartbeatReply, InstallSnapshot, LeasePromise, LogId, LogIndex,
-    MemberSet, MessageBody, NodeId, RequestVote, RequestVoteReply, SnapshotMeta, Term, TimeoutNow,
+    AppendEntries, AppendEntriesReply, Configuration, ConfigurationChange, ElectionTurn, Entry,
+    EntryKind, HardState, Heartbeat, HeartbeatReply, InstallSnapshot, LeasePromise, LogId,
+    LogIndex, MemberSet, MessageBody, NodeId, RequestVote, RequestVoteReply, SnapshotMeta,
+    Standing, Term, TimeoutNow,
 };
 
 pub(crate) fn id(term: u64, index: u64) -> LogId {
@@ -134,6 +135,7 @@ pub(crate) fn heartbeat(commit: u64) -> MessageBody {
         commit: LogIndex(commit),
         round: 1,
         horizon: None,
+        turn: ElectionTurn::Any,
     })
 }
 
@@ -143,6 +145,7 @@ pub(crate) fn heartbeat_ack(round: u64) -> MessageBody {
         read_only: false,
         echo: None,
         promise: None,
+        standing: Standing::default(),
     })
 }
 
@@ -156,6 +159,7 @@ pub(crate) fn promising_ack(round: u64, timeout_ms: u64, drift_ms: u64) -> Messa
             span: ms(timeout_ms + drift_ms),
             drift: ms(drift_ms),
         }),
+        standing: Standing::default(),
     })
 }
 

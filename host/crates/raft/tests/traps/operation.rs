@@ -6,6 +6,7 @@ use crate::support::{
 };
 use kontiki_raft::{
     AppendEntriesReply, Event, HeartbeatReply, Input, LogIndex, MessageBody, RejectReason, Role,
+    Standing,
 };
 
 fn says_read_only(node: &mut Solo, peer: u64) {
@@ -16,6 +17,7 @@ fn says_read_only(node: &mut Solo, peer: u64) {
         read_only: true,
         echo: None,
         promise: None,
+        standing: Standing::default(),
     });
     node.receive(peer, term, body);
 }
