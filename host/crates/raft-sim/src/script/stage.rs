@@ -202,7 +202,7 @@ impl Stage {
     fn set_up(&mut self, rest: &[&str]) -> Result<(), String> {
         let count: u64 = argument(rest, 0)?;
         let mut members = MemberSet::of_voters((1..=count).map(NodeId));
-        self.settings.election_spread_max = Duration::ZERO;
+        self.settings.election_spread_max = Duration::from_millis(1);
         for word in &rest[1..] {
             let (name, value) = word
                 .split_once('=')

@@ -80,10 +80,8 @@ fn set_peer_2() {
     cluster.crash(2);
     cluster.run(ms(5_000));
     let token = cluster.reset_peers(3, voters([1, 2]));
-    assert!(matches!(
-        cluster.outcome(token),
-        Outcome::Rejected(RejectReason::Invalid(_))
-    ));
+    let reason = RejectReason::Configuration(ConfigurationError::WithoutSelf);
+    assert_eq!(cluster.outcome(token), Outcome::Rejected(reason));
     let token = cluster.reset_peers(3, voters([3]));
     assert_eq!(cluster.await_outcome(token), Outcome::Done);
     assert_eq!(cluster.await_leader(), 3);

@@ -338,7 +338,10 @@ fn trap_32_a_cancelled_catch_up_leaves_nothing() {
 /// they answer; an operator can take it back, with nothing left of it.
 #[test]
 fn trap_32_an_operator_cancels_a_catch_up() {
-    let mut cluster = Cluster::led_by_1_of(3);
+    let mut cluster = Setup::voters::<3>([1, 2, 3])
+        .with(|settings| settings.catch_up_margin_entries = 0)
+        .start();
+    cluster.elect(1);
     cluster.start_blank(4);
     cluster.drop_messages(|e| e.to == NodeId(4) && has_entries(e));
     cluster.commit_many(3);
