@@ -46,6 +46,9 @@ pub(super) fn persist(persist: &Persist) -> String {
         let vote = state.voted_for.map_or("none".into(), |v| v.to_string());
         parts.push(format!("term {} vote {vote}", state.term));
     }
+    if let Some(span) = persist.promised_span {
+        parts.push(format!("promises of {} ms", span.as_millis()));
+    }
     if let Some(start) = persist.reset_log {
         parts.push(format!("log begins after {start}"));
     }
