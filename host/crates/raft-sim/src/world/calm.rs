@@ -173,7 +173,11 @@ impl World {
                 1 => (true, true),
                 2 => (true, false),
                 _ => {
-                    // At its worst it is a candidate that everybody hears and that hears nobody.
+                    // At its worst it is a candidate that everybody hears and that hears nobody. With
+                    // timers far shorter than the others' it would raise the term before any of them
+                    // could be elected, if it does not give up votes: braft's livelock.
+                    let usual = self.plan.settings.clone();
+                    self.set(n, |settings| *settings = usual)?;
                     if !gives_up || self.random.chance(500_000) {
                         self.campaign_at(n)?;
                     }
