@@ -64,6 +64,10 @@ pub struct NodeOptions {
     /// Largest plugin accepted, in bytes [default: 67108864]
     #[arg(long, env = "KONTIKI_PLUGIN_SIZE_BYTES_MAX")]
     pub plugin_size_bytes_max: Option<usize>,
+    /// Groups up to which `/metrics` has series by group; above it, and with 0, sums only
+    /// [default: 1000]
+    #[arg(long, env = "KONTIKI_METRICS_PER_GROUP", value_name = "N")]
+    pub metrics_per_group: Option<usize>,
     /// Time to hand over leaderships and finish work after SIGTERM [default: 10s]
     #[arg(long, env = "KONTIKI_SHUTDOWN_GRACE", value_name = "DURATION")]
     pub shutdown_grace: Option<String>,
@@ -112,6 +116,7 @@ impl NodeOptions {
             settings: merge_settings(self.settings, other.settings),
             proposals_max: self.proposals_max.or(other.proposals_max),
             plugin_size_bytes_max: self.plugin_size_bytes_max.or(other.plugin_size_bytes_max),
+            metrics_per_group: self.metrics_per_group.or(other.metrics_per_group),
             shutdown_grace: self.shutdown_grace.or(other.shutdown_grace),
             allow_native_machines: self.allow_native_machines.or(other.allow_native_machines),
         }
@@ -162,6 +167,7 @@ impl NodeOptions {
             raft,
             raft_named,
             limits: limits(self.proposals_max, self.plugin_size_bytes_max)?,
+            metrics_per_group: self.metrics_per_group.unwrap_or(METRICS_PER_GROUP),
             shutdown_grace: humantime::parse_duration(grace)
                 .map_err(|e| ConfigError::invalid("shutdown_grace", grace, e))?,
             allow_native_machines: self.allow_native_machines.unwrap_or(false),
@@ -204,6 +210,8 @@ pub struct NodeConfig {
     pub raft_named: BTreeSet<&'static str>,
     /// Bounds of queues and requests.
     pub limits: Limits,
+    /// Groups up to which metrics have series by group.
+    pub metrics_per_group: usize,
     /// Time to hand over and finish at shutdown.
     pub shutdown_grace: Duration,
     /// Whether `native:…` machines may be used.
@@ -457,6 +465,9 @@ fn raft_settings(given: &[String]) -> Result<(Settings, BTreeSet<&'static str>),
     Ok((raft, named))
 }
 
+/// Default of `metrics_per_group`: a page of some ten thousand series.
+const METRICS_PER_GROUP: usize = 1_000;
+
 fn limits(proposals: Option<usize>, plugin: Option<usize>) -> Result<Limits, ConfigError> {
     let defaults = Limits::default();
     let limits = Limits {
@@ -498,11 +509,12 @@ mod tests {
         assert_eq!(config.listen.as_str(), "127.0.0.1:7470");
         assert_eq!(config.data, DataLocation::Memory);
         assert_eq!((config.peer_listen, config.peer_advertise), (None, None));
+        assert_eq!(config.metrics_per_group, 1_000);
     }
 
     #[test]
     fn flags_win_over_the_file_and_settings_add_up() {
-        let file = "name = 'n9'\npeers = ['n2=h:1']\n[settings]\npriority = 7\nleader_lease = true";
+        let file = "name = 'n9'\npeers = ['n2=h:1']\nmetrics_per_group = 5\n[settings]\npriority = 7\nleader_lease = true";
         let file = NodeOptions::from_toml(file).unwrap();
         let flags = NodeOptions {
             settings: vec!["priority=9".into()],
@@ -511,6 +523,7 @@ mod tests {
         let config = flags.or(file).check().unwrap();
         assert_eq!((config.name.as_str(), config.raft.priority), ("n1", 9));
         assert!(config.raft.leader_lease);
+        assert_eq!(config.metrics_per_group, 5);
         assert_eq!(config.peers[0].name, "n2");
     }
 

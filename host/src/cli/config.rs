@@ -156,6 +156,11 @@ fn rows(config: &NodeConfig, sources: &Sources<'_>) -> Vec<Row> {
             limits.plugin_size_bytes_max.to_string(),
             file.plugin_size_bytes_max.is_some(),
         ),
+        row(
+            "metrics_per_group",
+            config.metrics_per_group.to_string(),
+            file.metrics_per_group.is_some(),
+        ),
         row("shutdown_grace", grace, file.shutdown_grace.is_some()),
         row(
             "allow_native_machines",

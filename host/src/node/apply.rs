@@ -2,9 +2,11 @@
 //! queries between batches.
 
 use super::plugins::PluginSource;
-use super::request::{Applied, Failure, Outcome, Position, Reply};
+use super::reply::{CommandReply, QueryReply};
+use super::request::{Applied, Failure, Outcome, Position};
+use crate::metrics::{PluginMetrics, result_of};
 use bytes::Bytes;
-use kontiki_plugin::{Answer, Answers, Batch, Machine, OutcomeHash};
+use kontiki_plugin::{Answer, Answers, ApplyFault, Batch, Machine, OutcomeHash};
 use kontiki_raft::{ApplyBatch, Entry, EntryKind, GroupId, LogId, LogIndex};
 use kontiki_storage::Storage;
 use std::collections::VecDeque;
@@ -12,6 +14,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
+use std::time::Instant;
 use tracing::{error, info, warn};
 
 /// Bytes read back from the log at once while catching up.
@@ -76,17 +79,12 @@ pub(crate) struct ApplyView {
     applied_term: AtomicU64,
     outcome_hash: AtomicU64,
     memory_size_bytes: AtomicU64,
-    fuel_used: AtomicU64,
     /// Entries handed over and not applied yet.
     queued: AtomicU64,
-    /// Calls of `apply`, and the nanoseconds they took.
+    /// Calls of `apply`.
     calls: AtomicU64,
-    call_time_ns: AtomicU64,
-    queries: AtomicU64,
     /// Queries whose index is not applied yet.
     waiting: AtomicU64,
-    /// Commands answered to clients of this node.
-    answered: AtomicU64,
     fault: Mutex<Option<String>>,
 }
 
@@ -97,11 +95,8 @@ pub(crate) struct ApplyStatus {
     pub(crate) applied: LogId,
     pub(crate) outcome_hash: u64,
     pub(crate) memory_size_bytes: u64,
-    pub(crate) fuel_used: u64,
     pub(crate) queued: u64,
     pub(crate) calls: u64,
-    pub(crate) call_time_ns: u64,
-    pub(crate) queries: u64,
 }
 
 impl ApplyView {
@@ -115,11 +110,8 @@ impl ApplyView {
             ),
             outcome_hash: get(&self.outcome_hash),
             memory_size_bytes: get(&self.memory_size_bytes),
-            fuel_used: get(&self.fuel_used),
             queued: get(&self.queued),
             calls: get(&self.calls),
-            call_time_ns: get(&self.call_time_ns),
-            queries: get(&self.queries),
         }
     }
 
@@ -144,11 +136,6 @@ impl ApplyView {
             .clone()
     }
 
-    /// Commands answered to clients of this node.
-    pub(crate) fn answered(&self) -> u64 {
-        self.answered.load(Ordering::Relaxed)
-    }
-
     fn set_fault(&self, message: &str) {
         *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(message.to_owned());
     }
@@ -167,7 +154,7 @@ pub(crate) enum ApplyReport {
 pub(crate) type Reporter = Box<dyn Fn(ApplyReport) + Send>;
 
 enum Job {
-    Apply(ApplyBatch, Vec<(LogIndex, Reply)>),
+    Apply(ApplyBatch, Vec<(LogIndex, CommandReply)>),
     Query(PendingQuery),
     Sweep,
     Stop,
@@ -177,7 +164,7 @@ enum Job {
 struct PendingQuery {
     after: LogIndex,
     request: Bytes,
-    reply: Reply,
+    reply: QueryReply,
 }
 
 /// Handle of a machine's thread. The thread ends when it is told to, or when the last handle is
@@ -195,6 +182,7 @@ pub(crate) struct ApplierConfig {
     pub(crate) plugin: PluginSource,
     /// Entries up to here were in the log when the node started: guests' logs stay silent.
     pub(crate) replay_until: LogIndex,
+    pub(crate) metrics: PluginMetrics,
     pub(crate) report: Reporter,
 }
 
@@ -218,7 +206,7 @@ impl Applier {
     /// Applies a batch; each reply is answered when its entry is applied. False if the thread is
     /// no more: then the entries, which are committed, are not applied here.
     #[must_use]
-    pub(crate) fn apply(&self, batch: ApplyBatch, replies: Vec<(LogIndex, Reply)>) -> bool {
+    pub(crate) fn apply(&self, batch: ApplyBatch, replies: Vec<(LogIndex, CommandReply)>) -> bool {
         let entries = (batch.last.0 + 1).saturating_sub(batch.first.0);
         self.view.queued.fetch_add(entries, Ordering::Relaxed);
         let Err(mpsc::SendError(unsent)) = self.jobs.send(Job::Apply(batch, replies)) else {
@@ -236,7 +224,7 @@ impl Applier {
     }
 
     /// Runs a query as soon as `after` is applied.
-    pub(crate) fn query(&self, after: LogIndex, request: Bytes, reply: Reply) {
+    pub(crate) fn query(&self, after: LogIndex, request: Bytes, reply: QueryReply) {
         let query = PendingQuery {
             after,
             request,
@@ -263,9 +251,9 @@ impl Applier {
     }
 }
 
-fn fail_all(replies: Vec<(LogIndex, Reply)>, failure: &Failure) {
+fn fail_all(replies: Vec<(LogIndex, CommandReply)>, failure: &Failure) {
     for (_, reply) in replies {
-        reply.send(Err(failure.clone()));
+        reply.answer(Err(failure.clone()));
     }
 }
 
@@ -282,6 +270,9 @@ struct Worker {
     replaying: bool,
     fault: Option<String>,
     view: Arc<ApplyView>,
+    metrics: PluginMetrics,
+    /// Fuel of the present machine that was measured already.
+    fuel_measured: u64,
     report: Reporter,
 }
 
@@ -313,6 +304,8 @@ impl Worker {
             replaying: true,
             fault: None,
             view,
+            metrics: config.metrics,
+            fuel_measured: 0,
             report: config.report,
         }
     }
@@ -367,15 +360,17 @@ impl Worker {
     }
 
     fn make_machine(&mut self) -> Result<(), Stopped> {
-        let mut machine = self
-            .plugin
-            .instantiate(self.group)
-            .map_err(|fault| Stopped {
-                message: fault.to_string(),
-            })?;
+        let start = Instant::now();
+        let made = self.plugin.instantiate(self.group);
+        let result = result_of(made.as_ref().err());
+        self.metrics.started(start.elapsed(), result);
+        let mut machine = made.map_err(|fault| Stopped {
+            message: fault.to_string(),
+        })?;
         machine.set_replaying(true);
         self.replaying = true;
         self.machine = Some(machine);
+        self.fuel_measured = 0;
         Ok(())
     }
 
@@ -386,7 +381,7 @@ impl Worker {
         self.view.set_fault(&stopped.message);
         self.fault = Some(stopped.message);
         for query in std::mem::take(&mut self.waiting) {
-            query.reply.send(Err(self.failure()));
+            query.reply.answer(Err(self.failure()));
         }
         (self.report)(ApplyReport::Failed(index));
     }
@@ -398,7 +393,7 @@ impl Worker {
         }
     }
 
-    fn apply(&mut self, batch: ApplyBatch, replies: Vec<(LogIndex, Reply)>) {
+    fn apply(&mut self, batch: ApplyBatch, replies: Vec<(LogIndex, CommandReply)>) {
         let entries = (batch.last.0 + 1).saturating_sub(batch.first.0);
         let mut replies = VecDeque::from(replies);
         if self.fault.is_none() {
@@ -420,7 +415,7 @@ impl Worker {
     fn apply_batch(
         &mut self,
         batch: ApplyBatch,
-        replies: &mut VecDeque<(LogIndex, Reply)>,
+        replies: &mut VecDeque<(LogIndex, CommandReply)>,
     ) -> Result<(), Stopped> {
         if !batch.entries.is_empty() {
             return self.apply_entries(&batch.entries, replies);
@@ -455,7 +450,7 @@ impl Worker {
     fn apply_entries(
         &mut self,
         entries: &[Entry],
-        replies: &mut VecDeque<(LogIndex, Reply)>,
+        replies: &mut VecDeque<(LogIndex, CommandReply)>,
     ) -> Result<(), Stopped> {
         let mut rest = entries;
         while let Some(first) = rest.first() {
@@ -477,21 +472,11 @@ impl Worker {
         batch: &Batch<'_>,
         entries: &[Entry],
         time_ns: u64,
-        replies: &mut VecDeque<(LogIndex, Reply)>,
-    ) -> Result<(), kontiki_plugin::ApplyFault> {
-        let machine = self
-            .machine
-            .as_mut()
-            .expect("made before the first batch, else stopped");
-        let answers = if batch.is_empty() {
-            Answers::default()
-        } else {
-            let start = std::time::Instant::now();
-            let answers = machine.apply(batch)?;
-            let took = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            self.view.calls.fetch_add(1, Ordering::Relaxed);
-            self.view.call_time_ns.fetch_add(took, Ordering::Relaxed);
-            answers
+        replies: &mut VecDeque<(LogIndex, CommandReply)>,
+    ) -> Result<(), ApplyFault> {
+        let answers = match batch.is_empty() {
+            true => Answers::default(),
+            false => self.call_machine(batch)?,
         };
         self.state.time_ns = time_ns;
         let commands = entries.iter().filter(|entry| is_command(entry));
@@ -502,14 +487,40 @@ impl Worker {
                 .is_some_and(|(index, _)| *index == entry.id.index)
             {
                 let (_, reply) = replies.pop_front().expect("there is a front");
-                self.view.answered.fetch_add(1, Ordering::Relaxed);
-                reply.send(Ok(self.applied(entry.id, answer)));
+                reply.answer(Ok(self.applied(entry.id, answer)));
             }
         }
         if let Some(last) = entries.last() {
             self.state.applied = last.id;
         }
         Ok(())
+    }
+
+    fn call_machine(&mut self, batch: &Batch<'_>) -> Result<Answers, ApplyFault> {
+        let machine = self
+            .machine
+            .as_mut()
+            .expect("made before the first batch, else stopped");
+        let start = Instant::now();
+        let answers = machine.apply(batch);
+        let fault = answers.as_ref().err().map(|fault| &fault.fault);
+        self.metrics.applied(start.elapsed(), result_of(fault));
+        self.measure_fuel();
+        if answers.is_ok() {
+            self.view.calls.fetch_add(1, Ordering::Relaxed);
+        }
+        answers
+    }
+
+    /// Adds what the machine has used since it was last measured.
+    fn measure_fuel(&mut self) {
+        let used = self
+            .machine
+            .as_ref()
+            .map_or(0, |machine| machine.fuel_used());
+        self.metrics
+            .fuel_used(used.saturating_sub(self.fuel_measured));
+        self.fuel_measured = used;
     }
 
     fn applied(&self, id: LogId, answer: Answer<'_>) -> Applied {
@@ -534,7 +545,6 @@ impl Worker {
         }
         let set = |value: &AtomicU64, to| value.store(to, Ordering::Release);
         set(&self.view.memory_size_bytes, machine.memory_size_bytes());
-        set(&self.view.fuel_used, machine.fuel_used());
         set(&self.view.outcome_hash, self.state.hash.value());
         set(&self.view.applied_term, self.state.applied.term.0);
         set(&self.view.applied_index, self.state.applied.index.0);
@@ -546,8 +556,8 @@ impl Worker {
     fn after_fault(
         &mut self,
         entries: &[Entry],
-        fault: kontiki_plugin::ApplyFault,
-        replies: &mut VecDeque<(LogIndex, Reply)>,
+        fault: ApplyFault,
+        replies: &mut VecDeque<(LogIndex, CommandReply)>,
     ) -> Stopped {
         let mut commands = entries.iter().filter(|entry| is_command(entry));
         let stopped = Stopped {
@@ -621,7 +631,7 @@ impl Worker {
     fn query(&mut self, query: PendingQuery) {
         if query.after > self.state.applied.index {
             match self.fault {
-                Some(_) => query.reply.send(Err(self.failure())),
+                Some(_) => query.reply.answer(Err(self.failure())),
                 None => self.waiting.push(query),
             }
             self.note_waiting();
@@ -635,12 +645,16 @@ impl Worker {
             return;
         }
         let Some(machine) = self.machine.as_mut() else {
-            query.reply.send(Err(self.failure()));
+            query.reply.answer(Err(self.failure()));
             return;
         };
-        self.view.queries.fetch_add(1, Ordering::Relaxed);
         self.view.enter(MachineState::Querying);
-        let answer = match machine.query(&query.request) {
+        let start = Instant::now();
+        let result = machine.query(&query.request);
+        let blame = result_of(result.as_ref().err());
+        self.metrics.queried(start.elapsed(), blame);
+        self.measure_fuel();
+        let answer = match result {
             Ok(result) => Ok(Applied {
                 position: Position {
                     id: self.state.applied,
@@ -653,7 +667,7 @@ impl Worker {
                 outcome: Outcome::NotApplied,
             }),
         };
-        query.reply.send(answer);
+        query.reply.answer(answer);
         self.replace_if_poisoned();
     }
 

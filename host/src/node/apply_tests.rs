@@ -1,6 +1,7 @@
 //! The machine's thread: order, batches, faults.
 
 use super::*;
+use crate::metrics::Metrics;
 use crate::node::native_machine;
 use kontiki_plugin::{
     ApplyFault, Description, Export, Fault, FaultSite, GuestCause, GuestFault, SnapshotFile,
@@ -110,6 +111,7 @@ struct Bench {
     applier: Applier,
     reports: Receiver<ApplyReport>,
     entries: Vec<Entry>,
+    metrics: Metrics,
 }
 
 /// A log of a configuration entry and these commands, and a machine for it.
@@ -136,12 +138,14 @@ fn bench_replaying(commands: &[&str], replay_until: LogIndex) -> Bench {
         })
         .collect();
     let storage = storage(&entries);
+    let metrics = Metrics::new();
     let (sender, reports) = channel();
     let (applier, _) = Applier::start(ApplierConfig {
         group: GROUP,
         storage,
         plugin: PluginSource::Test(fragile),
         replay_until,
+        metrics: metrics.plugin("counter"),
         report: Box::new(move |report| {
             let _ = sender.send(report);
         }),
@@ -151,6 +155,7 @@ fn bench_replaying(commands: &[&str], replay_until: LogIndex) -> Bench {
         applier,
         reports,
         entries,
+        metrics,
     }
 }
 
@@ -203,8 +208,9 @@ impl Bench {
         let mut answers = Vec::new();
         let mut replies = Vec::new();
         for entry in self.entries.iter().filter(|entry| is_command(entry)) {
-            let (reply, answer) = oneshot::channel();
-            replies.push((entry.id.index, reply.into()));
+            let (reply, answer) = CommandReply::new(&self.metrics.proposals, None);
+            assert!(reply.claim().take());
+            replies.push((entry.id.index, reply));
             answers.push(answer);
         }
         let entries = if in_memory {
@@ -222,19 +228,31 @@ impl Bench {
     }
 
     fn query(&self, after: u64, request: &'static str) -> Answered {
-        let (reply, answer) = oneshot::channel();
-        let reply = reply.into();
+        let (reply, answer) = QueryReply::new(None);
         self.applier.query(LogIndex(after), request.into(), reply);
         answer
     }
 
     /// Waits until the machine's thread is in that state.
     fn reaches(&self, state: MachineState) {
-        let deadline = std::time::Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PATIENCE;
         while self.applier.view().status().state != state {
-            assert!(std::time::Instant::now() < deadline, "never {state:?}");
+            assert!(Instant::now() < deadline, "never {state:?}");
             std::thread::yield_now();
         }
+    }
+
+    /// What was measured, by the beginning of the name.
+    fn measured(&self, name: &str) -> Vec<String> {
+        let mut text = String::new();
+        self.metrics.encode(&mut text).unwrap();
+        let samples = text.lines().filter_map(|line| line.strip_prefix(name));
+        let mut moved: Vec<_> = samples
+            .filter(|sample| !sample.ends_with(" 0"))
+            .map(str::to_owned)
+            .collect();
+        moved.sort();
+        moved
     }
 
     /// Reports up to and including the first that fails or reaches the end.
@@ -351,8 +369,7 @@ fn queries_that_nobody_asks_any_more_are_not_kept() {
     let bench = bench(&["add 1"]);
     let budget = crate::node::budget::Budget::new(10, 100);
     let ask = |after| {
-        let (sender, answer) = oneshot::channel();
-        let reply = Reply::new(sender, budget.take(1).unwrap());
+        let (reply, answer) = QueryReply::new(budget.take(1));
         bench.applier.query(LogIndex(after), "get".into(), reply);
         answer
     };
@@ -393,4 +410,40 @@ fn the_log_of_an_earlier_run_is_replayed() {
     }
     bench.reaches(MachineState::Idle);
     assert_eq!(bench.last_report(), ApplyReport::Applied(LogIndex(3)));
+}
+
+#[test]
+fn calls_and_outcomes_are_counted_with_who_is_to_blame() {
+    let bench = bench(&["add 1", "add 1", "trap", "add 1"]);
+    bench
+        .apply_all(true)
+        .into_iter()
+        .for_each(|answer| drop(text(answer)));
+    assert!(text(bench.query(3, "trap")).is_err());
+    assert!(text(bench.query(3, "get")).is_ok());
+    assert_eq!(
+        bench.measured("kontiki_proposals_total"),
+        ["{outcome=\"applied\"} 2", "{outcome=\"unknown\"} 2"]
+    );
+    assert_eq!(
+        bench.measured("kontiki_proposal_duration_seconds_count"),
+        [" 2"]
+    );
+    let call = |export: &str, result: &str, count: u32| {
+        format!("{{plugin=\"counter\",export=\"{export}\",result=\"{result}\"}} {count}")
+    };
+    // After each trap a new machine is made; what came before the first is applied anew by itself,
+    // and again, from the log, after the second.
+    let calls = [
+        call("apply", "ok", 2),
+        call("apply", "plugin_fault", 1),
+        call("query", "ok", 1),
+        call("query", "plugin_fault", 1),
+        call("start", "ok", 3),
+    ];
+    assert_eq!(bench.measured("kontiki_plugin_calls_total"), calls);
+    assert_eq!(
+        bench.measured("kontiki_apply_duration_seconds_count"),
+        [" 3"]
+    );
 }

@@ -13,6 +13,7 @@ use super::registry::{self, RecordError};
 use super::request::{Control, Problem, Retirement};
 use super::router::Router;
 use crate::config::NodeConfig;
+use crate::metrics::Metrics;
 use crate::transport::Transport;
 use crate::transport::convert::{ConvertError, members_from_wire};
 use kontiki_proto::v1::GroupSpec;
@@ -34,6 +35,7 @@ pub(crate) struct Context {
     pub(crate) plugins: PluginStore,
     pub(crate) transport: Transport,
     pub(crate) router: Router,
+    pub(crate) metrics: Arc<Metrics>,
     /// The node's settings changed at run time, laid over the configuration.
     pub(super) overrides: Mutex<Overrides>,
     /// Groups found in storage that could not be opened, by name.
@@ -107,6 +109,7 @@ impl Context {
             plugins: parts.plugins,
             transport: parts.transport,
             router: parts.router,
+            metrics: Arc::new(Metrics::new()),
             broken: Mutex::default(),
             loading: AtomicBool::new(true),
             draining: AtomicBool::new(false),
@@ -234,6 +237,7 @@ impl Context {
         let (applier, thread) = Applier::start(ApplierConfig {
             group,
             storage: Arc::clone(&self.storage),
+            metrics: self.metrics.plugin(&plugin.description().name),
             plugin,
             replay_until,
             report: Box::new(report),
@@ -288,6 +292,7 @@ impl Context {
             },
             completed: completion.0,
             shared: Arc::clone(&shared),
+            metrics: Arc::clone(&self.metrics),
             brief,
             proposals_max: limits.proposals_max,
             state: State::starting(own.read_only),
@@ -305,10 +310,12 @@ impl Context {
                 control,
                 applier,
                 shared,
+                metrics: Arc::clone(&self.metrics),
                 brief: watched,
                 commands_budget: commands,
                 queries_budget: questions,
                 own: Mutex::new(own),
+                changing: tokio::sync::Mutex::default(),
             }),
         }
     }

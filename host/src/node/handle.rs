@@ -5,10 +5,12 @@ use super::budget::Budget;
 use super::clock::{Clock, micros};
 use super::context::lock;
 use super::overrides::Own;
+use super::reply::{CommandReply, QueryReply};
 use super::request::{
-    Applied, Check, Claim, Control, Failure, GroupStatus, Order, Outcome, Proposed, Query, Reply,
+    Applied, Check, Claim, Control, Failure, GroupStatus, Order, Outcome, Proposed, Query,
     Retirement,
 };
+use crate::metrics::Metrics;
 use bytes::Bytes;
 use kontiki_plugin::Description;
 use kontiki_proto::v1::GroupSpec;
@@ -44,20 +46,10 @@ impl Default for Brief {
     }
 }
 
-/// Commands answered otherwise than as applied, by outcome.
-#[derive(Debug, Default)]
-pub(crate) struct Answered {
-    pub(crate) not_applied: AtomicU64,
-    pub(crate) unknown: AtomicU64,
-}
-
 /// What a group's task and its handles share.
 #[derive(Debug)]
 pub(crate) struct GroupShared {
     pub(crate) node: NodeId,
-    pub(crate) answered: Answered,
-    pub(crate) messages_dropped: AtomicU64,
-    pub(crate) leader_changes: AtomicU64,
     pub(crate) waiting: AtomicU64,
     /// What is known of how old the state is.
     horizons: Mutex<Horizons>,
@@ -69,9 +61,6 @@ impl GroupShared {
     pub(crate) fn new(node: NodeId) -> Self {
         Self {
             node,
-            answered: Answered::default(),
-            messages_dropped: AtomicU64::new(0),
-            leader_changes: AtomicU64::new(0),
             waiting: AtomicU64::new(0),
             horizons: Mutex::default(),
             entry_size_bytes_max: AtomicUsize::new(usize::MAX),
@@ -110,11 +99,14 @@ pub(crate) struct HandleInner {
     pub(crate) control: mpsc::Sender<Control>,
     pub(crate) applier: Applier,
     pub(crate) shared: Arc<GroupShared>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) brief: watch::Receiver<Brief>,
     pub(crate) commands_budget: Budget,
     pub(crate) queries_budget: Budget,
     /// What this node keeps of the replica alone; changed only by `tuning`.
     pub(crate) own: Mutex<Own>,
+    /// Held by a membership change, from making replicas to taking back those made in vain.
+    pub(crate) changing: tokio::sync::Mutex<()>,
 }
 
 impl GroupHandle {
@@ -151,8 +143,9 @@ impl GroupHandle {
         self.inner.brief.clone()
     }
 
-    pub(crate) fn shared(&self) -> &GroupShared {
-        &self.inner.shared
+    /// Requests that wait for an answer of the core, as of the last round of the group's task.
+    pub(crate) fn waiting(&self) -> u64 {
+        self.inner.shared.waiting.load(Ordering::Relaxed)
     }
 
     pub(crate) fn apply_status(&self) -> ApplyStatus {
@@ -175,31 +168,22 @@ impl GroupHandle {
 
     /// Puts a command into the queue, without waiting for its answer.
     pub(crate) fn propose(&self, command: Bytes, expected_term: Option<Term>) -> Pending {
-        let claim = Claim::default();
-        let answer = self.enqueue(command, expected_term, claim.clone());
-        if answer.is_err() {
-            let answered = &self.inner.shared.answered;
-            answered.not_applied.fetch_add(1, Ordering::Relaxed);
-        }
-        Pending { claim, answer }
-    }
-
-    fn enqueue(
-        &self,
-        command: Bytes,
-        expected_term: Option<Term>,
-        claim: Claim,
-    ) -> Result<Answer, Failure> {
         let share = self.inner.commands_budget.take(command.len());
-        let (sender, answer) = oneshot::channel();
+        let within_budget = share.is_some();
+        let (reply, answer) = CommandReply::new(&self.inner.metrics.proposals, share);
+        let claim = reply.claim().clone();
         let proposed = Proposed {
             command,
             expected_term,
-            claim,
-            reply: Reply::new(sender, share.ok_or(Failure::Busy)?),
+            reply,
         };
-        self.inner.proposals.try_send(proposed).map_err(full)?;
-        Ok(answer)
+        if !within_budget {
+            proposed.reply.answer(Err(Failure::Busy));
+        } else if let Err(error) = self.inner.proposals.try_send(proposed) {
+            let failure = queue_failure(&error);
+            error.into_inner().reply.answer(Err(failure));
+        }
+        Pending { claim, answer }
     }
 
     /// Asks the state. Gives up after `limit`.
@@ -210,17 +194,19 @@ impl GroupHandle {
         limit: Duration,
     ) -> Result<Applied, Failure> {
         let share = self.inner.queries_budget.take(request.len());
-        let (sender, answer) = oneshot::channel();
-        let reply = Reply::new(sender, share.ok_or(Failure::Busy)?);
+        let share = share.ok_or(Failure::Busy)?;
+        let (reply, answer) = QueryReply::new(Some(share));
         match consistency {
             Consistency::Stale => self.inner.applier.query(LogIndex(0), request, reply),
             Consistency::Linearizable(mode) => {
                 let query = Query {
                     request,
                     mode,
+                    arrived: std::time::Instant::now(),
                     reply,
                 };
-                self.inner.queries.try_send(query).map_err(full)?;
+                let queued = self.inner.queries.try_send(query);
+                queued.map_err(|error| queue_failure(&error))?;
             }
         }
         match tokio::time::timeout(limit, answer).await {
@@ -239,10 +225,7 @@ impl GroupHandle {
     /// Passes a peer's message on. Dropped and counted if the mailbox is full: Raft repeats it.
     pub(crate) fn deliver(&self, from: NodeId, message: Message) {
         if self.inner.messages.try_send((from, message)).is_err() {
-            self.inner
-                .shared
-                .messages_dropped
-                .fetch_add(1, Ordering::Relaxed);
+            self.inner.metrics.messages_dropped.inc();
         }
     }
 
@@ -297,27 +280,24 @@ impl GroupHandle {
     }
 }
 
-/// What a queue that takes no more means to whoever asks.
-fn full<T>(error: mpsc::error::TrySendError<T>) -> Failure {
+/// Why something did not get into a group's queue.
+fn queue_failure<T>(error: &mpsc::error::TrySendError<T>) -> Failure {
     match error {
         mpsc::error::TrySendError::Full(_) => Failure::Busy,
         mpsc::error::TrySendError::Closed(_) => Failure::ShuttingDown,
     }
 }
 
-type Answer = oneshot::Receiver<Result<Applied, Failure>>;
-
 /// A command in the queue or under way.
 pub(crate) struct Pending {
     claim: Claim,
-    answer: Result<Answer, Failure>,
+    answer: oneshot::Receiver<Result<Applied, Failure>>,
 }
 
 impl Pending {
     /// Waits for the answer, at most until `deadline`.
     pub(crate) async fn wait(self, deadline: tokio::time::Instant) -> Result<Applied, Failure> {
-        let answer = self.answer?;
-        match tokio::time::timeout_at(deadline, answer).await {
+        match tokio::time::timeout_at(deadline, self.answer).await {
             Ok(Ok(result)) => result,
             // The group ended without a word, so it may have had the command.
             Ok(Err(_)) if self.claim.withdraw() => Err(Failure::ShuttingDown),

@@ -15,6 +15,7 @@ pub mod offline;
 pub(crate) mod overrides;
 pub(crate) mod plugins;
 mod registry;
+mod reply;
 pub mod request;
 pub(crate) mod router;
 pub mod settings;

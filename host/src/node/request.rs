@@ -1,6 +1,6 @@
 //! What is asked of a group, and what it answers.
 
-use super::budget::Share;
+use super::reply::{CommandReply, QueryReply};
 use bytes::Bytes;
 use kontiki_raft::{
     ConfigurationChange, HardState, LogId, MemberSet, NodeId, ReadMode, RejectReason, Settings,
@@ -8,6 +8,7 @@ use kontiki_raft::{
 };
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// What became of a command.
@@ -101,41 +102,6 @@ pub struct Position {
     pub plugin: Arc<str>,
 }
 
-/// Where the answer to a command or a query goes. Until it is given, or nobody waits any more and
-/// it is dropped, the request counts against the group's budget.
-#[derive(Debug)]
-pub(crate) struct Reply {
-    sender: oneshot::Sender<Result<Applied, Failure>>,
-    _share: Option<Share>,
-}
-
-impl Reply {
-    pub(crate) fn new(sender: oneshot::Sender<Result<Applied, Failure>>, share: Share) -> Self {
-        Self {
-            sender,
-            _share: Some(share),
-        }
-    }
-
-    /// Answers. Whoever asked may be gone; then nobody misses the answer.
-    pub(crate) fn send(self, answer: Result<Applied, Failure>) {
-        let _ = self.sender.send(answer);
-    }
-
-    /// Whether nobody waits for the answer any more.
-    pub(crate) fn is_closed(&self) -> bool {
-        self.sender.is_closed()
-    }
-}
-
-#[cfg(test)]
-impl From<oneshot::Sender<Result<Applied, Failure>>> for Reply {
-    fn from(sender: oneshot::Sender<Result<Applied, Failure>>) -> Self {
-        let _share = None;
-        Self { sender, _share }
-    }
-}
-
 const QUEUED: u8 = 0;
 const TAKEN: u8 = 1;
 const WITHDRAWN: u8 = 2;
@@ -151,9 +117,9 @@ impl Claim {
         self.swap(TAKEN)
     }
 
-    /// The client gives up. True if the group never had the command.
+    /// Either end gives up. True if the group never had the command.
     pub(crate) fn withdraw(&self) -> bool {
-        self.swap(WITHDRAWN)
+        self.swap(WITHDRAWN) || self.0.load(Ordering::Acquire) == WITHDRAWN
     }
 
     fn swap(&self, to: u8) -> bool {
@@ -169,8 +135,7 @@ impl Claim {
 pub(crate) struct Proposed {
     pub(crate) command: Bytes,
     pub(crate) expected_term: Option<Term>,
-    pub(crate) claim: Claim,
-    pub(crate) reply: Reply,
+    pub(crate) reply: CommandReply,
 }
 
 /// A linearizable query on its way to the core.
@@ -178,7 +143,8 @@ pub(crate) struct Proposed {
 pub(crate) struct Query {
     pub(crate) request: Bytes,
     pub(crate) mode: ReadMode,
-    pub(crate) reply: Reply,
+    pub(crate) arrived: Instant,
+    pub(crate) reply: QueryReply,
 }
 
 /// What an operator asks of a replica.
@@ -249,10 +215,6 @@ pub struct GroupStatus {
     pub core: Status,
     /// Commands, queries and orders that wait for an answer.
     pub waiting: usize,
-    /// Commands answered so far, by outcome: applied, not applied, unknown.
-    pub answered: [u64; 3],
-    /// Peer messages dropped because the group's mailbox was full.
-    pub messages_dropped: u64,
     /// What is wrong, in words, and what to do about it.
     pub problems: Vec<Problem>,
     /// The snapshot that the leader offers and this version cannot install.
@@ -289,7 +251,7 @@ mod tests {
         assert!(claim.take());
         assert!(!claim.clone().withdraw());
         let claim = Claim::default();
-        assert!(claim.withdraw());
+        assert!(claim.withdraw() && claim.withdraw());
         assert!(!claim.take());
     }
 }

@@ -1,16 +1,18 @@
 //! Who waits for which answer of a core.
 
-use super::request::{Failure, Query, Reply};
+use super::reply::CommandReply;
+use super::request::{Failure, Query};
 use kontiki_raft::Token;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
+use std::time::Instant;
 use tokio::sync::oneshot;
 
 /// One request that the core has.
 #[derive(Debug)]
 pub(crate) enum Waiter {
-    /// A command.
-    Apply(Reply),
+    /// A command, and when it was proposed.
+    Apply(CommandReply, Instant),
     /// Queries that share a read index.
     Read(Vec<Query>),
     /// An operator's order.
@@ -22,7 +24,7 @@ impl Waiter {
     /// kept: their entry will answer them.
     fn is_wanted(&mut self) -> bool {
         match self {
-            Self::Apply(_) => true,
+            Self::Apply(..) => true,
             Self::Read(queries) => {
                 queries.retain(|query| !query.reply.is_closed());
                 !queries.is_empty()
@@ -31,23 +33,17 @@ impl Waiter {
         }
     }
 
-    /// Answers with a failure; says how many were answered.
-    pub(crate) fn fail(self, failure: &Failure) -> usize {
+    /// Answers with a failure.
+    pub(crate) fn fail(self, failure: &Failure) {
         match self {
-            Self::Apply(reply) => {
-                reply.send(Err(failure.clone()));
-                1
-            }
+            Self::Apply(reply, _) => reply.answer(Err(failure.clone())),
             Self::Read(queries) => {
-                let count = queries.len();
                 for query in queries {
-                    query.reply.send(Err(failure.clone()));
+                    query.reply.answer(Err(failure.clone()));
                 }
-                count
             }
             Self::Order(reply) => {
                 let _ = reply.send(Err(failure.clone()));
-                1
             }
         }
     }

@@ -72,7 +72,13 @@ async fn readyz(State(shared): State<Shared>, Query(params): Params) -> Response
 }
 
 async fn metrics_page(State(shared): State<Shared>) -> Response {
-    let text = metrics::encode(&shared).await;
+    let text = match metrics::encode(&shared).await {
+        Ok(text) => text,
+        Err(error) => {
+            error!(%error, "the metrics cannot be written");
+            return StatusCode::INTERNAL_SERVER_ERROR.into_response();
+        }
+    };
     let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     ([(header::CONTENT_TYPE, kind)], text).into_response()
 }

@@ -3,7 +3,7 @@
 use super::Shared;
 use super::create_group::{check_connected, create_on, resolve, resolve_all, take_back};
 use super::describe::catch_up;
-use super::status::Fault;
+use super::status::{Fault, Reason};
 use crate::node::handle::GroupHandle;
 use crate::node::request::{Check, Order, Outcome, Retirement};
 use crate::transport::convert::{configuration_to_wire, members_to_wire};
@@ -147,6 +147,11 @@ async fn change(
     plan: &Plan,
     reports: &mpsc::Sender<Result<v1::MembershipProgress, Status>>,
 ) -> Result<(), Fault> {
+    // A replica that is about to be taken back must not be counted on by the next change.
+    let Ok(_one_at_a_time) = group.inner.changing.try_lock() else {
+        let message = "another membership change of this group begins or ends just now: try again";
+        return Err(Fault::new(Reason::MembershipBusy, message));
+    };
     let mut made = Vec::new();
     let changed = match make_replicas(shared, group, plan, &mut made).await {
         Ok(()) => carry_out(shared, group, plan, reports).await,

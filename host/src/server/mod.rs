@@ -74,6 +74,7 @@ impl Servers {
 pub(crate) struct Shared {
     pub(crate) context: Arc<Context>,
     pub(crate) forwarder: Arc<Forwarder>,
+    pub(crate) disk_probe: metrics::DiskProbe,
 }
 
 impl Shared {
@@ -119,6 +120,7 @@ pub(crate) fn serve(context: &Arc<Context>, listeners: Listeners) -> Servers {
     let shared = Shared {
         context: Arc::clone(context),
         forwarder: Arc::default(),
+        disk_probe: metrics::DiskProbe::default(),
     };
     let stop = CancellationToken::new();
     let (health, health_service) = health::start(&shared, &stop);
@@ -129,11 +131,11 @@ pub(crate) fn serve(context: &Arc<Context>, listeners: Listeners) -> Servers {
     let mut tasks = Vec::new();
     match listeners.peer {
         Some(listener) => {
-            tasks.push(spawn(Routes::new(peer), listener, stop.clone()));
+            tasks.push(spawn(&shared, Routes::new(peer), listener, stop.clone()));
         }
         None => routes = routes.add_service(peer),
     }
-    tasks.push(spawn(routes, listeners.client, stop.clone()));
+    tasks.push(spawn(&shared, routes, listeners.client, stop.clone()));
     if let Some(listener) = listeners.http {
         tasks.push(http::spawn(shared, listener, stop.clone()));
     }
@@ -161,7 +163,12 @@ fn client_routes(shared: &Shared) -> Routes {
         .add_service(reflection)
 }
 
-fn spawn(routes: Routes, listener: TcpListener, stop: CancellationToken) -> JoinHandle<()> {
+fn spawn(
+    shared: &Shared,
+    routes: Routes,
+    listener: TcpListener,
+    stop: CancellationToken,
+) -> JoinHandle<()> {
     let incoming = TcpIncoming::from(listener)
         .with_nodelay(Some(true))
         .with_keepalive(Some(Duration::from_secs(10)));
@@ -170,6 +177,7 @@ fn spawn(routes: Routes, listener: TcpListener, stop: CancellationToken) -> Join
         .initial_connection_window_size(16 << 20)
         .http2_keepalive_interval(Some(Duration::from_secs(10)))
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
+        .layer(shared.context.metrics.grpc_layer())
         .add_routes(routes)
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
     tokio::spawn(async move {

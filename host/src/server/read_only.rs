@@ -14,6 +14,8 @@ use tokio::time::Instant;
 
 /// Time a member has to answer, so that one that hangs does not keep the operator waiting.
 const MEMBER_LIMIT: Duration = Duration::from_secs(3);
+/// Between two looks at what the leader knows.
+const POLL_INTERVAL: Duration = Duration::from_millis(10);
 
 /// Sets the mode of this node's replica, and if `everywhere` of every other member's.
 pub(super) async fn set(
@@ -35,6 +37,9 @@ pub(super) async fn set(
     let configuration = status.core.configuration;
     let (reached, unreached) = tell_members(shared, request, &configuration, deadline).await;
     if holds(request.on, &configuration, leader(&group), &reached) {
+        if !request.on {
+            await_writable(shared, &group, deadline).await;
+        }
         return Ok(v1::SetReadOnlyReply { unreached });
     }
     let message = format!(
@@ -42,6 +47,36 @@ pub(super) async fn set(
         unreached.join("; ")
     );
     Err(Fault::new(Reason::PeerUnreachable, message).of_group(&request.group))
+}
+
+/// Waits until the leader knows that the members take commands again: it hears of that with their
+/// next answers. In vain after a while: the mode is off all the same.
+async fn await_writable(shared: &Shared, group: &GroupHandle, deadline: Instant) {
+    let limit = deadline.min(Instant::now() + MEMBER_LIMIT);
+    while Instant::now() < limit && leader_refuses(shared, group, limit).await {
+        tokio::time::sleep(POLL_INTERVAL).await;
+    }
+}
+
+/// Whether the leader takes the group for read-only; no, if it cannot be asked.
+async fn leader_refuses(shared: &Shared, group: &GroupHandle, limit: Instant) -> bool {
+    let Some(leader) = leader(group) else {
+        return false;
+    };
+    if leader == shared.context.node() {
+        let status = group.status().await;
+        return status.is_ok_and(|status| status.core.group_read_only);
+    }
+    let node = shared.context.transport.introduction(leader);
+    let Some(Ok(mut admin)) = node.map(|node| shared.forwarder.admin(&node)) else {
+        return false;
+    };
+    let request = v1::DescribeGroupRequest {
+        group: group.name().to_owned(),
+        local: true,
+    };
+    let answer = tokio::time::timeout_at(limit, admin.describe_group(hop(request, limit))).await;
+    matches!(answer, Ok(Ok(description)) if description.get_ref().group_read_only)
 }
 
 fn leader(group: &GroupHandle) -> Option<NodeId> {

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tracing::{debug, info, warn};
 
@@ -39,6 +40,18 @@ impl Addresses {
     }
 }
 
+/// A link at one moment.
+#[derive(Clone, Debug)]
+pub(crate) struct LinkStatus {
+    pub(crate) name: String,
+    /// Which node it leads to, once that is known.
+    pub(crate) node: Option<NodeId>,
+    pub(crate) connected: bool,
+    /// Messages so far.
+    pub(crate) sent: u64,
+    pub(crate) dropped: u64,
+}
+
 /// A peer, and what is queued for it.
 pub(crate) struct Link {
     pub(crate) name: String,
@@ -51,6 +64,8 @@ pub(crate) struct Link {
     node: AtomicU64,
     error: Mutex<String>,
     channel: Mutex<Option<Channel>>,
+    /// Cancelled when the peer is forgotten; the link's task ends then.
+    forgotten: CancellationToken,
 }
 
 impl Link {
@@ -65,7 +80,13 @@ impl Link {
             node: AtomicU64::new(0),
             error: Mutex::new("not connected yet".to_owned()),
             channel: Mutex::new(None),
+            forgotten: CancellationToken::new(),
         }
+    }
+
+    /// Ends the link for good.
+    pub(crate) fn forget(&self) {
+        self.forgotten.cancel();
     }
 
     /// Queues a message; false if it was dropped.
@@ -97,23 +118,40 @@ impl Link {
         self.node.store(node.0, Ordering::Release);
     }
 
+    pub(crate) fn status(&self) -> LinkStatus {
+        LinkStatus {
+            name: self.name.clone(),
+            node: Some(self.node()).filter(|node| node.0 != 0),
+            connected: self.connected.load(Ordering::Acquire),
+            sent: self.sent.load(Ordering::Relaxed),
+            dropped: self.dropped.load(Ordering::Relaxed),
+        }
+    }
+
+    fn node(&self) -> NodeId {
+        NodeId(self.node.load(Ordering::Acquire))
+    }
+
     fn up(&self, channel: Channel) {
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = String::new();
         *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
         self.connected.store(true, Ordering::Release);
     }
 
-    fn down(&self, error: &LinkError) {
+    fn disconnect(&self) {
         self.connected.store(false, Ordering::Release);
         *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = None;
+        self.discard();
+    }
+
+    fn down(&self, error: &LinkError) {
+        self.disconnect();
         let mut text = self.error.lock().unwrap_or_else(PoisonError::into_inner);
         let now = error.to_string();
         if *text != now {
             warn!(peer = %self.name, error = %now, "no connection");
             *text = now;
         }
-        drop(text);
-        self.discard();
     }
 
     /// What was queued is stale by now: Raft sends it anew.
@@ -136,28 +174,37 @@ enum LinkError {
     Ended { address: String },
 }
 
-/// Keeps `link` connected until the transport is closed.
+/// Keeps `link` connected until its peer is forgotten or the transport is closed.
 pub(crate) async fn run(link: Arc<Link>, transport: Transport) {
+    tokio::select! {
+        () = keep_connected(&link, &transport) => {}
+        () = transport.closed() => {}
+        () = link.forgotten.cancelled() => {
+            info!(peer = %link.name, "forgotten");
+            link.disconnect();
+            transport.lost(link.node());
+        }
+    }
+}
+
+/// Dials again and again.
+async fn keep_connected(link: &Arc<Link>, transport: &Transport) {
     let mut addresses = link.addresses.subscribe();
     let mut backoff = BACKOFF_MIN;
     for attempt in 0.. {
         let at = addresses.borrow_and_update().pick(attempt);
-        let error = tokio::select! {
-            error = session(&link, &transport, &at, &mut backoff) => error,
-            () = transport.closed() => return,
-        };
+        let error = session(link, transport, &at, &mut backoff).await;
         link.down(&error);
         if transport.is_finishing() {
             return;
         }
-        transport.lost(NodeId(link.node.load(Ordering::Acquire)));
+        transport.lost(link.node());
         let wait = jitter(backoff);
         backoff = (backoff * 2).min(BACKOFF_MAX);
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
             _ = addresses.changed() => {}
             () = transport.finishing() => return,
-            () = transport.closed() => return,
         }
     }
 }

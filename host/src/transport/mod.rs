@@ -16,8 +16,8 @@ use kontiki_proto::v1::peer_client::PeerClient;
 use kontiki_proto::v1::{AddressBook, GroupMessage, Introduction, PeerInfo};
 use kontiki_raft::{GroupId, Message, NodeId};
 use kontiki_storage::{Storage, StorageError};
-pub(crate) use link::MESSAGE_SIZE_BYTES_MAX;
 use link::{Addresses, Link};
+pub(crate) use link::{LinkStatus, MESSAGE_SIZE_BYTES_MAX};
 use queue::Outgoing;
 pub(crate) use queue::QueueLimits;
 use std::collections::{BTreeMap, HashMap};
@@ -176,17 +176,15 @@ impl Transport {
         links.iter().map(info).collect()
     }
 
-    /// Messages sent and dropped so far, by peer.
-    pub(crate) fn counters(&self) -> Vec<(String, u64, u64)> {
+    /// How the links to other nodes are. Unlike [`Transport::peers`] it never waits for the book,
+    /// which is locked while it is written.
+    pub(crate) fn links(&self) -> Vec<LinkStatus> {
         let links = self
             .inner
             .links
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        let count = |value: &AtomicU64| value.load(Ordering::Relaxed);
-        let counters =
-            |link: &Arc<Link>| (link.name.clone(), count(&link.sent), count(&link.dropped));
-        links.by_name.values().map(counters).collect()
+        links.by_name.values().map(|link| link.status()).collect()
     }
 
     /// Messages from peers that were refused so far.
@@ -283,16 +281,30 @@ impl Transport {
         }
     }
 
-    /// Forgets a node, so that another may take its name. False if it was not known.
+    /// Forgets a node, so that another may take its name, and ends the link to it. If the operator
+    /// configured an address for the name, a new link begins there: whoever takes the name may come
+    /// to the same place. False if it was not known.
     pub(crate) fn forget(&self, name: &str) -> Result<bool, StorageError> {
         let forgotten = self.book().forget(name)?;
+        let Some(link) = self.remove_link(name) else {
+            return Ok(forgotten);
+        };
+        link.forget();
+        let configured = link.addresses.borrow().configured.clone();
+        if configured.is_some() {
+            self.dial(name, None, |at| at.configured = configured);
+        }
+        Ok(forgotten)
+    }
+
+    fn remove_link(&self, name: &str) -> Option<Arc<Link>> {
         let mut links = self
             .inner
             .links
             .write()
             .unwrap_or_else(PoisonError::into_inner);
         links.by_id.retain(|_, link| link.name != name);
-        Ok(forgotten)
+        links.by_name.remove(name)
     }
 
     /// Makes a link to a node that was met, or tells the one there is.

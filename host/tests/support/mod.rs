@@ -7,14 +7,19 @@
     reason = "a module of tests"
 )]
 
+pub mod openmetrics;
+
 use kontiki::config::{NodeConfig, NodeOptions};
 use kontiki::node::{Node, RunningNode};
 use kontiki_proto::v1;
 use kontiki_proto::v1::admin_client::AdminClient;
 use kontiki_proto::v1::client_client::ClientClient;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 use tempfile::TempDir;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
 use tonic_types::StatusExt as _;
@@ -129,6 +134,11 @@ impl Cluster {
     pub fn addresses(&self) -> Vec<String> {
         let listen = |options: &NodeOptions| options.listen.clone().unwrap();
         self.options.iter().map(listen).collect()
+    }
+
+    /// Where node `index` listens for clients.
+    pub fn address(&self, index: usize) -> String {
+        self.options[index].listen.clone().unwrap()
     }
 
     pub fn channel(&self, index: usize) -> Channel {
@@ -260,6 +270,21 @@ pub async fn wait_for<T, F: Future<Output = Option<T>>>(what: &str, ask: impl Fn
         );
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+}
+
+/// One request to the pages; status code and body.
+pub async fn http(address: SocketAddr, method: &str, path: &str, body: &str) -> (u16, String) {
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!(
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: {}\r\n\r\n{body}",
+        body.len()
+    );
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut reply = String::new();
+    stream.read_to_string(&mut reply).await.unwrap();
+    let (head, body) = reply.split_once("\r\n\r\n").unwrap();
+    let code = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (code, body.to_owned())
 }
 
 /// One command; its index and the answer.

@@ -245,7 +245,7 @@ pub fn hunt(bug: PlantedBug, first: u64, limit: u64, steps: u64, jobs: usize) ->
 #[must_use]
 pub fn seeds_allowed(bug: PlantedBug) -> u64 {
     match bug {
-        PlantedBug::AckByIndexOnly => 2_000,
+        PlantedBug::AckByIndexOnly | PlantedBug::RepeatedVoteEarnsTime => 2_000,
         PlantedBug::LeaseForgottenOnRestart
         | PlantedBug::LeaseKeptAcrossTransfer
         | PlantedBug::LeaseWithoutDrift
@@ -253,6 +253,8 @@ pub fn seeds_allowed(bug: PlantedBug) -> u64 {
         | PlantedBug::LeaseFromOwnTimeout
         | PlantedBug::MembershipKeptAfterSnapshot
         | PlantedBug::QuotaKept
+        | PlantedBug::BacklogUnlimited
+        | PlantedBug::StrangerHeeded
         | PlantedBug::CommitByOneHalf => 500,
         _ => 150,
     }

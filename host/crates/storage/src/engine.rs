@@ -71,6 +71,8 @@ pub(crate) trait Engine: Send + Sync {
     /// Removes the files that hold keys of `span` only. What was deleted may come to light again
     /// in their place: only for keys nobody will look at.
     fn remove_file(&self, family: Family, span: &Span) -> Result<(), StorageError>;
+    /// Bytes it takes where it is stored.
+    fn size_bytes(&self) -> Result<u64, StorageError>;
     /// Where it is, for messages.
     fn path(&self) -> &std::path::Path;
 }

@@ -126,6 +126,14 @@ impl Engine for MemoryEngine {
         Ok(())
     }
 
+    fn size_bytes(&self) -> Result<u64, StorageError> {
+        let tables = self.tables.read().unwrap_or_else(PoisonError::into_inner);
+        let sizes = tables.iter().flatten();
+        Ok(sizes
+            .map(|(key, value)| (key.len() + value.len()) as u64)
+            .sum())
+    }
+
     fn path(&self) -> &Path {
         &self.path
     }

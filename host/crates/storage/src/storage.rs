@@ -139,6 +139,13 @@ pub trait Storage: Send + Sync {
     /// Counters so far.
     fn metrics(&self) -> StorageMetrics;
 
+    /// Bytes that the storage takes on disk: log, state, and what is not given back yet. In memory,
+    /// bytes of keys and values. Looks at every file, so it may take as long as a read.
+    ///
+    /// # Errors
+    /// `Closed`, `Io`.
+    fn size_bytes(&self) -> Result<u64, StorageError>;
+
     /// Finishes what is queued, and releases files and locks. Later calls give `Closed`.
     fn close(&self);
 }

@@ -190,6 +190,10 @@ impl Storage for Store {
         self.shared.counters.snapshot()
     }
 
+    fn size_bytes(&self) -> Result<u64, StorageError> {
+        self.engine()?.size_bytes()
+    }
+
     fn close(&self) {
         self.shared.closing.store(true, Ordering::Relaxed);
         // Without senders the writer finishes its queue and ends, and the reclaimer after it.

@@ -107,6 +107,7 @@ conformance! {
     second_handle_is_refused,
     panicking_completion_does_not_stop_the_writer,
     metrics_count,
+    size_grows_with_what_is_written,
 }
 
 fn registry_lists_what_was_created(mut bed: Bed) {
@@ -635,4 +636,17 @@ fn metrics_count(bed: Bed) {
     );
     assert!(metrics.bytes > 10 * 40);
     assert_eq!(metrics.sync_durations.iter().sum::<u64>(), metrics.syncs);
+}
+
+fn size_grows_with_what_is_written(bed: Bed) {
+    let bed = bed.with_group();
+    let before = bed.storage.size_bytes().unwrap();
+    for index in 1..=100 {
+        bed.persist(append(entries(index, index, 1)));
+    }
+    let after = bed.storage.size_bytes().unwrap();
+    assert!(after > before + 100 * 40, "from {before} to {after}");
+    bed.storage.close();
+    let closed = bed.storage.size_bytes();
+    assert!(matches!(closed, Err(StorageError::Closed)));
 }

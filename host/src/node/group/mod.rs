@@ -3,6 +3,7 @@
 //! The loop takes what has come in, hands it to the core, and carries the core's effects out in
 //! their order. It never waits for disk, network or plugin: those answer through `completions`.
 
+mod candidacy;
 mod mailbox;
 mod problems;
 #[cfg(test)]
@@ -15,20 +16,22 @@ use super::request::{
     Check, Control, Failure, Order, Outcome, Proposed, Query, Retirement, Tokens,
 };
 use super::waiting::{Waiter, Waiting, sweep};
+use crate::metrics::Metrics;
 use crate::transport::Transport;
 use kontiki_raft::{
-    Core, Effect, Effects, EntryKind, Event, GroupId, HardState, Horizon, Input, IoId, MemberSet,
-    Message, NodeId, Persist, Proposal, ReadError, ReadId, ReadMode, RejectReason, Role,
+    ApplyBatch, Core, Effect, Effects, EntryKind, Event, GroupId, HardState, Horizon, Input, IoId,
+    MemberSet, Message, NodeId, Persist, Proposal, ReadError, ReadId, ReadMode, RejectReason, Role,
     SnapshotMeta, Term,
 };
 use kontiki_storage::{Storage, StorageError};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, watch};
 use tracing::{debug, error, info, warn};
 
+use candidacy::{Candidacy, Cause};
 use mailbox::Incoming;
 pub(crate) use mailbox::{Completion, Mailbox};
 
@@ -52,6 +55,7 @@ pub(crate) struct Group {
     pub(crate) mailbox: Mailbox,
     pub(crate) completed: mpsc::UnboundedSender<Completion>,
     pub(crate) shared: Arc<GroupShared>,
+    pub(crate) metrics: Arc<Metrics>,
     pub(crate) brief: watch::Sender<Brief>,
     pub(crate) proposals_max: usize,
     pub(crate) state: State,
@@ -62,6 +66,7 @@ pub(crate) struct Group {
 pub(crate) struct State {
     tokens: Tokens,
     waiting: Waiting,
+    candidacy: Candidacy,
     /// Used again and again.
     effects: Effects,
     /// Peers to which a message could not be sent in this round.
@@ -182,12 +187,21 @@ impl Group {
     }
 
     fn handle(&mut self, input: Input) {
+        let cause = Cause::of(&input);
         let mut effects = std::mem::take(&mut self.state.effects);
         self.core.handle(self.clock.now(), input, &mut effects);
+        self.measure_election(cause);
         for effect in effects.drain(..) {
             self.carry_out(effect);
         }
         self.state.effects = effects;
+    }
+
+    fn measure_election(&mut self, cause: Cause) {
+        let (role, term) = (self.core.role(), self.core.term());
+        if let Some(result) = self.state.candidacy.after(cause, role, term) {
+            self.metrics.elections.ended(result);
+        }
     }
 
     fn on_message(&mut self, from: NodeId, message: Message) {
@@ -219,11 +233,11 @@ impl Group {
 
     /// Hands the command, and those queued behind it, to the core in one go.
     fn propose(&mut self, first: Proposed) {
-        let time_ns = wall_time_ns();
+        let (time_ns, now) = (wall_time_ns(), Instant::now());
         let mut proposals = Vec::new();
         let mut next = Some(first);
         while let Some(proposed) = next.take() {
-            if let Some(proposal) = self.admit(proposed, time_ns) {
+            if let Some(proposal) = self.admit(proposed, time_ns, now) {
                 proposals.push(proposal);
             }
             if proposals.len() < PROPOSALS_AT_ONCE {
@@ -235,22 +249,17 @@ impl Group {
         }
     }
 
-    fn admit(&mut self, proposed: Proposed, time_ns: u64) -> Option<Proposal> {
-        if !proposed.claim.take() {
+    fn admit(&mut self, proposed: Proposed, time_ns: u64, now: Instant) -> Option<Proposal> {
+        if !proposed.reply.claim().take() {
             return None;
         }
         if self.state.waiting.len() >= self.proposals_max {
-            self.shared
-                .answered
-                .not_applied
-                .fetch_add(1, Ordering::Relaxed);
-            proposed.reply.send(Err(Failure::Busy));
+            proposed.reply.answer(Err(Failure::Busy));
             return None;
         }
         let token = self.state.tokens.next();
-        self.state
-            .waiting
-            .insert(token, Waiter::Apply(proposed.reply));
+        let waiter = Waiter::Apply(proposed.reply, now);
+        self.state.waiting.insert(token, waiter);
         Some(Proposal {
             token,
             expected_term: proposed.expected_term,
@@ -347,32 +356,39 @@ impl Group {
             } => {
                 self.read_entries(read, first, last, size_bytes_max);
             }
-            Effect::Apply(batch) => {
-                let waiting = &mut self.state.waiting;
-                let replies =
-                    batch
-                        .waiting
-                        .iter()
-                        .filter_map(|(index, token)| match waiting.remove(token) {
-                            Some(Waiter::Apply(reply)) => Some((*index, reply)),
-                            _ => None,
-                        });
-                let replies: Vec<_> = replies.collect();
-                self.state.apply_ended |= !self.applier.apply(batch, replies);
-            }
+            Effect::Apply(batch) => self.apply(batch),
             Effect::FetchSnapshot { from, snapshot } => self.refuse_snapshot(from, snapshot),
             // Nothing is compacted while real nodes have no snapshots to fall back on.
             Effect::CompactLog { upto } => debug!(index = upto.index.0, "log kept"),
             Effect::Done { token } => self.done(token),
             Effect::Rejected { token, reason } => self.rejected(token, reason),
-            Effect::ReadReady { token, index } => {
-                if let Some(Waiter::Read(queries)) = self.state.waiting.remove(&token) {
-                    for query in queries {
-                        self.applier.query(index, query.request, query.reply);
-                    }
-                }
-            }
+            Effect::ReadReady { token, index } => self.read_ready(token, index),
             Effect::Event(event) => self.on_event(&event),
+        }
+    }
+
+    /// Hands committed entries to the plugin, with the clients that wait for them here.
+    fn apply(&mut self, batch: ApplyBatch) {
+        let mut replies = Vec::with_capacity(batch.waiting.len());
+        let now = Instant::now();
+        for (index, token) in &batch.waiting {
+            if let Some(Waiter::Apply(reply, proposed)) = self.state.waiting.remove(token) {
+                let took = now.saturating_duration_since(proposed);
+                self.metrics.commit_duration.observe(took.as_secs_f64());
+                replies.push((*index, reply));
+            }
+        }
+        self.state.apply_ended |= !self.applier.apply(batch, replies);
+    }
+
+    fn read_ready(&mut self, token: kontiki_raft::Token, index: kontiki_raft::LogIndex) {
+        let Some(Waiter::Read(queries)) = self.state.waiting.remove(&token) else {
+            return;
+        };
+        for query in queries {
+            let took = query.arrived.elapsed().as_secs_f64();
+            self.metrics.read_index_duration.observe(took);
+            self.applier.query(index, query.request, query.reply);
         }
     }
 
@@ -431,17 +447,7 @@ impl Group {
         let Some(waiter) = self.state.waiting.remove(&token) else {
             return;
         };
-        let is_command = matches!(waiter, Waiter::Apply(_));
-        let failure = self.failure(reason);
-        let answered = waiter.fail(&failure) as u64;
-        if is_command {
-            let counters = &self.shared.answered;
-            let counter = match failure.outcome() {
-                Outcome::NotApplied => &counters.not_applied,
-                Outcome::Unknown => &counters.unknown,
-            };
-            counter.fetch_add(answered, Ordering::Relaxed);
-        }
+        waiter.fail(&self.failure(reason));
     }
 
     /// What a refusal means to the client.
@@ -478,10 +484,13 @@ impl Group {
 
     fn on_event(&mut self, event: &Event) {
         match event {
-            Event::LeaderStarted { term, .. } => info!(term = term.0, "leads"),
+            Event::LeaderStarted { term, .. } => {
+                self.metrics.leader_changes.inc();
+                info!(term = term.0, "leads");
+            }
             Event::LeaderStopped { term, reason } => self.leader_stopped(*term, *reason),
             Event::StartedFollowing { leader, term } => {
-                self.shared.leader_changes.fetch_add(1, Ordering::Relaxed);
+                self.metrics.leader_changes.inc();
                 info!(leader = leader.0, term = term.0, "follows");
             }
             Event::StoppedFollowing {
@@ -521,9 +530,6 @@ impl Group {
                 warn!("this replica was removed from the group");
             }
             Event::Failed { why } => error!(error = why, "the replica has failed"),
-        }
-        if matches!(event, Event::LeaderStarted { .. }) {
-            self.shared.leader_changes.fetch_add(1, Ordering::Relaxed);
         }
     }
 

@@ -4,24 +4,16 @@ use super::Group;
 use crate::node::request::{GroupStatus, Problem};
 use crate::transport::Transport;
 use kontiki_raft::{NodeId, PeerStatus, Role, StopReason, Term};
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 use tracing::{info, warn};
 
 impl Group {
     pub(super) fn status(&self) -> GroupStatus {
         let core = self.core.status(self.clock.now());
-        let answered = &self.shared.answered;
         let refused = self.state.snapshot_refused.as_ref();
         GroupStatus {
-            snapshot_refused: refused.map(|snapshot| snapshot.last_included),
             waiting: self.state.waiting.len(),
-            answered: [
-                self.applier.view().answered(),
-                answered.not_applied.load(Ordering::Relaxed),
-                answered.unknown.load(Ordering::Relaxed),
-            ],
-            messages_dropped: self.shared.messages_dropped.load(Ordering::Relaxed),
+            snapshot_refused: refused.map(|snapshot| snapshot.last_included),
             problems: self.problems(&core),
             core,
         }

@@ -291,12 +291,12 @@ impl Oracle {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::testing::*;
     use super::*;
 
     #[test]
-    fn a_commit_without_durable_copies_is_found() {
+    pub(in crate::oracle) fn a_commit_without_durable_copies_is_found() {
         let mut oracle = three();
         lead(&mut oracle, 0, 1);
         let write = append(1, vec![configuration(1, 1, &[1, 2, 3])]);
@@ -329,7 +329,7 @@ mod tests {
     }
 
     #[test]
-    fn a_commit_by_counting_an_older_term_is_found() {
+    pub(in crate::oracle) fn a_commit_by_counting_an_older_term_is_found() {
         let mut oracle = three();
         let write = append(1, vec![configuration(1, 1, &[1, 2, 3])]);
         write_everywhere(&mut oracle, &[0, 1], &write);
@@ -392,7 +392,7 @@ mod tests {
     }
 
     #[test]
-    fn replicas_whose_states_differ_are_found() {
+    pub(in crate::oracle) fn replicas_whose_states_differ_are_found() {
         let mut oracle = three();
         lead(&mut oracle, 0, 1);
         let entry = commit_one(&mut oracle);
@@ -405,7 +405,7 @@ mod tests {
     }
 
     #[test]
-    fn a_snapshot_that_goes_back_or_lies_is_found() {
+    pub(in crate::oracle) fn a_snapshot_that_goes_back_or_lies_is_found() {
         let mut oracle = three();
         lead(&mut oracle, 0, 1);
         let entry = commit_one(&mut oracle);

@@ -134,14 +134,14 @@ impl Oracle {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::testing::*;
     use super::super::{Invariant, View};
     use super::*;
     use kontiki_raft::{Role, Term};
 
     #[test]
-    fn two_leaders_of_one_term_are_found() {
+    pub(in crate::oracle) fn two_leaders_of_one_term_are_found() {
         let mut oracle = three();
         lead(&mut oracle, 0, 1);
         let second = oracle.begin(1, view(Role::Leader, 1, 0));
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_without_durable_votes_is_found() {
+    pub(in crate::oracle) fn a_leader_without_durable_votes_is_found() {
         let mut oracle = three();
         vote(&mut oracle, 0, 1, 1);
         let leader = oracle.begin(0, view(Role::Leader, 1, 0));
@@ -157,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_leader_that_lacks_a_committed_entry_is_found() {
+    pub(in crate::oracle) fn a_leader_that_lacks_a_committed_entry_is_found() {
         let mut oracle = three();
         lead(&mut oracle, 0, 1);
         commit_one(&mut oracle);
@@ -168,7 +168,7 @@ mod tests {
     }
 
     #[test]
-    fn a_term_or_commit_index_that_goes_back_is_found() {
+    pub(in crate::oracle) fn a_term_or_commit_index_that_goes_back_is_found() {
         let mut oracle = three();
         oracle.begin(0, view(Role::Follower, 5, 0)).unwrap();
         let back = oracle.begin(0, view(Role::Follower, 4, 0));
@@ -183,7 +183,7 @@ mod tests {
     }
 
     #[test]
-    fn a_lease_that_outlives_the_next_election_is_found() {
+    pub(in crate::oracle) fn a_lease_that_outlives_the_next_election_is_found() {
         let mut oracle = three();
         lead(&mut oracle, 0, 1);
         lead(&mut oracle, 1, 2);

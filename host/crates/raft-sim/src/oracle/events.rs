@@ -141,7 +141,7 @@ impl Oracle {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::Invariant;
     use super::super::testing::*;
     use super::*;
@@ -166,7 +166,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stop_without_a_start_is_found() {
+    pub(in crate::oracle) fn a_stop_without_a_start_is_found() {
         let mut oracle = three();
         let stopped = Event::LeaderStopped {
             term: Term(1),
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_the_log_does_not_hold_is_found() {
+    pub(in crate::oracle) fn a_configuration_the_log_does_not_hold_is_found() {
         let mut oracle = three();
         lead(&mut oracle, 0, 1);
         commit_one(&mut oracle);

@@ -414,13 +414,13 @@ impl Replica {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::testing::*;
     use super::*;
     use kontiki_raft::{HardState, NodeId};
 
     #[test]
-    fn log_matching_finds_two_entries_of_one_position() {
+    pub(in crate::oracle) fn log_matching_finds_two_entries_of_one_position() {
         let mut oracle = three();
         oracle
             .persisting(0, &append(1, vec![command(1, 1, 7)]))
@@ -443,7 +443,7 @@ mod tests {
     }
 
     #[test]
-    fn a_committed_entry_may_not_be_truncated() {
+    pub(in crate::oracle) fn a_committed_entry_may_not_be_truncated() {
         let mut oracle = three();
         commit_one(&mut oracle);
         let persist = Persist {
@@ -465,7 +465,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reset_before_the_snapshot_is_there_is_found() {
+    pub(in crate::oracle) fn a_reset_before_the_snapshot_is_there_is_found() {
         let mut oracle = three();
         commit_one(&mut oracle);
         let persist = Persist {
@@ -507,7 +507,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_vote_is_found_on_disk_after_a_crash() {
+    pub(in crate::oracle) fn a_second_vote_is_found_on_disk_after_a_crash() {
         let mut oracle = three();
         let vote = |candidate| Persist {
             hard_state: Some(HardState {
@@ -522,14 +522,14 @@ mod tests {
     }
 
     #[test]
-    fn a_hole_on_disk_is_found() {
+    pub(in crate::oracle) fn a_hole_on_disk_is_found() {
         let mut oracle = three();
         let persist = append(1, vec![command(1, 2, 7)]);
         assert_breaks(oracle.synced(0, &persist), Invariant::Restart);
     }
 
     #[test]
-    fn writes_are_numbered_and_entries_consecutive() {
+    pub(in crate::oracle) fn writes_are_numbered_and_entries_consecutive() {
         let mut oracle = three();
         oracle
             .persisting(0, &append(1, vec![command(1, 1, 7)]))
@@ -583,7 +583,7 @@ mod tests {
     }
 
     #[test]
-    fn a_command_taken_while_too_few_voters_are_writable_is_found() {
+    pub(in crate::oracle) fn a_command_taken_while_too_few_voters_are_writable_is_found() {
         let mut oracle = three();
         lead(&mut oracle, 0, 1);
         commit_one(&mut oracle);
@@ -605,7 +605,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_is_counted_but_not_there_is_found() {
+    pub(in crate::oracle) fn a_copy_that_is_counted_but_not_there_is_found() {
         let mut oracle = three();
         lead(&mut oracle, 0, 1);
         commit_one(&mut oracle);
@@ -632,7 +632,7 @@ mod tests {
     }
 
     #[test]
-    fn two_voters_at_once_need_a_joint_stage() {
+    pub(in crate::oracle) fn two_voters_at_once_need_a_joint_stage() {
         let mut oracle = three();
         lead(&mut oracle, 0, 1);
         commit_one(&mut oracle);

@@ -283,7 +283,7 @@ fn check_last(replica: &Replica, last: LogId) -> Check {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::Invariant;
     use super::super::testing::*;
     use super::*;
@@ -333,7 +333,7 @@ mod tests {
     }
 
     #[test]
-    fn a_term_that_is_not_durable_is_found() {
+    pub(in crate::oracle) fn a_term_that_is_not_durable_is_found() {
         let mut oracle = three();
         vote(&mut oracle, 0, 2, 3);
         let shown = |term| heartbeat_reply(term, false);
@@ -343,7 +343,7 @@ mod tests {
     }
 
     #[test]
-    fn a_vote_soon_after_a_restart_under_leases_is_found() {
+    pub(in crate::oracle) fn a_vote_soon_after_a_restart_under_leases_is_found() {
         let mut oracle = three();
         vote(&mut oracle, 0, 2, 3);
         oracle.bind(0, 10);
@@ -353,7 +353,7 @@ mod tests {
     }
 
     #[test]
-    fn an_acknowledgement_before_sync_is_found() {
+    pub(in crate::oracle) fn an_acknowledgement_before_sync_is_found() {
         let mut oracle = three();
         lead(&mut oracle, 0, 1);
         oracle
@@ -400,7 +400,7 @@ mod tests {
     }
 
     #[test]
-    fn a_promise_of_an_older_round_does_not_count() {
+    pub(in crate::oracle) fn a_promise_of_an_older_round_does_not_count() {
         let mut oracle = three();
         oracle.sending(0, NodeId(2), &requests(7, true), 1).unwrap();
         oracle.sending(0, NodeId(2), &requests(8, true), 2).unwrap();
@@ -419,7 +419,7 @@ mod tests {
     }
 
     #[test]
-    fn a_drained_node_that_campaigns_while_others_may_is_found() {
+    pub(in crate::oracle) fn a_drained_node_that_campaigns_while_others_may_is_found() {
         let mut oracle = three();
         oracle.sending(0, NodeId(2), &requests(7, true), 1).unwrap();
         oracle.set_now(10);
@@ -433,7 +433,7 @@ mod tests {
     }
 
     #[test]
-    fn a_transfer_to_a_node_that_lags_is_found() {
+    pub(in crate::oracle) fn a_transfer_to_a_node_that_lags_is_found() {
         let mut oracle = three();
         lead(&mut oracle, 0, 1);
         commit_one(&mut oracle);
@@ -467,7 +467,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_index_before_the_first_own_commit_is_found() {
+    pub(in crate::oracle) fn a_read_index_before_the_first_own_commit_is_found() {
         let mut oracle = three();
         lead(&mut oracle, 0, 1);
         oracle.begin(0, view(Role::Leader, 1, 0)).unwrap();

@@ -9,6 +9,8 @@ mod election;
 mod events;
 mod log;
 mod messages;
+#[cfg(test)]
+mod proofs;
 mod requests;
 mod termlog;
 mod violation;

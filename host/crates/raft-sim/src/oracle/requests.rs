@@ -272,6 +272,14 @@ impl Oracle {
         Ok(())
     }
 
+    /// Makes a read that was served give another value, for a test of other judges.
+    #[cfg(test)]
+    pub(crate) fn spoil_read(&mut self, token: u64, value: u64) {
+        if let Some(Answer::Served(_, served)) = &mut self.requests[token as usize - 1].answer {
+            *served = value;
+        }
+    }
+
     pub(super) fn forgive_requests(&mut self, last: LogIndex) {
         for request in &mut self.requests {
             request.floor = request.floor.min(last);
@@ -283,7 +291,7 @@ impl Oracle {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::testing::*;
     use super::super::{Invariant, View};
     use super::*;
@@ -313,7 +321,7 @@ mod tests {
     }
 
     #[test]
-    fn a_second_answer_is_found() {
+    pub(in crate::oracle) fn a_second_answer_is_found() {
         let mut oracle = three();
         let token = oracle.ask(0, WRITE, 1);
         oracle.answered(0, token, Answer::Unknown, 2).unwrap();
@@ -326,7 +334,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refused_write_that_is_committed_is_found() {
+    pub(in crate::oracle) fn a_refused_write_that_is_committed_is_found() {
         let mut oracle = three();
         let token = committed_write(&mut oracle);
         let refused = oracle.answered(0, token, Answer::Refused, 2);
@@ -342,7 +350,7 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_read_is_found() {
+    pub(in crate::oracle) fn a_stale_read_is_found() {
         let mut oracle = three();
         let token = committed_write(&mut oracle);
         oracle
@@ -358,7 +366,7 @@ mod tests {
     }
 
     #[test]
-    fn a_read_confirmed_by_answers_from_before_it_is_found() {
+    pub(in crate::oracle) fn a_read_confirmed_by_answers_from_before_it_is_found() {
         let mut oracle = three();
         committed_write(&mut oracle);
         let reply = HeartbeatReply {
@@ -382,7 +390,7 @@ mod tests {
     }
 
     #[test]
-    fn a_write_that_comes_before_what_was_completed_is_found() {
+    pub(in crate::oracle) fn a_write_that_comes_before_what_was_completed_is_found() {
         let mut oracle = three();
         let token = committed_write(&mut oracle);
         oracle.completed = LogIndex(5);

@@ -7,6 +7,7 @@ use kontiki_raft::{
     Configuration, Entry, EntryKind, Event, HardState, HeartbeatReply, IoId, LogId, LogIndex,
     Message, MessageBody, NodeId, Persist, Role, Standing, Term,
 };
+use std::cell::RefCell;
 
 pub(super) fn members(voters: &[u64]) -> Members {
     let voters = voters.iter().fold(0, |mask, n| mask | bit(NodeId(*n)));
@@ -153,4 +154,15 @@ pub(super) fn commit_one(oracle: &mut Oracle) -> Entry {
 pub(crate) fn assert_breaks(check: Check, invariant: Invariant) {
     let violation = check.expect_err("the violation must be found");
     assert_eq!(violation.invariant, invariant, "{violation}");
+    BROKEN.with_borrow_mut(|broken| broken.push(invariant));
+}
+
+thread_local! {
+    /// What tests of this thread broke, for the test that looks at all invariants.
+    static BROKEN: RefCell<Vec<Invariant>> = const { RefCell::new(Vec::new()) };
+}
+
+/// What was broken since this was asked last.
+pub(super) fn take_broken() -> Vec<Invariant> {
+    BROKEN.take()
 }

@@ -64,6 +64,9 @@ pub(super) fn persist(persist: &Persist) -> String {
             configuration(members)
         ));
     }
+    if let Some(span) = persist.promised_span {
+        parts.push(format!("promises of at most {} ms", span.as_millis()));
+    }
     parts.join(", ")
 }
 

@@ -5,13 +5,27 @@ use super::{World, numbers, slots_of};
 use crate::members::{Members, Set, bit};
 use crate::oracle::{Answer, Check};
 use crate::require;
-use kontiki_raft::{Input, Instant, LogIndex, Role, Term};
+use kontiki_raft::{Input, Instant, LogIndex, NodeId, Role, Status, Term};
 
 /// Steps after which a liveness phase is given up, whatever the clock says.
 const STEPS_MAX: u64 = 2_000_000;
 
 impl World {
     pub(super) fn run_calm(&mut self) -> Check {
+        self.begin_calm()?;
+        self.settle()?;
+        self.becomes_rightful()?;
+        self.stays_settled()?;
+        self.counters.liveness_phases += 1;
+        if self.plan.lose_majority {
+            Ok(())
+        } else {
+            self.judge_history()
+        }
+    }
+
+    /// The faults stop, and what is under way of them ends.
+    pub(super) fn begin_calm(&mut self) -> Check {
         let late = if self.plan.latency_tail_ppm > 0 {
             self.plan.latency_tail_us
         } else {
@@ -33,6 +47,11 @@ impl World {
         while self.now < last_fault {
             self.step()?;
         }
+        Ok(())
+    }
+
+    /// There is a leader, new writes are acknowledged, and at last all is answered and equal.
+    pub(super) fn settle(&mut self) -> Check {
         let begun = self.now;
         self.takeovers_before = self.counters.takeovers;
         let written = self.oracle.requests().len();
@@ -56,15 +75,7 @@ impl World {
             limit,
             "not everything is answered and equal",
             Self::is_settled,
-        )?;
-        self.becomes_rightful()?;
-        self.stays_settled()?;
-        self.counters.liveness_phases += 1;
-        if self.plan.lose_majority {
-            Ok(())
-        } else {
-            self.judge_history()
-        }
+        )
     }
 
     /// While the clients go on, every member in the core applies at least what is committed now: a
@@ -251,7 +262,7 @@ impl World {
     }
 
     /// The elected one, once it has committed in its term.
-    fn settled_leader(&self) -> Option<usize> {
+    pub(super) fn settled_leader(&self) -> Option<usize> {
         self.elected().filter(|n| self.oracle.has_started(*n))
     }
 
@@ -288,7 +299,7 @@ impl World {
 
     /// The leader is, or becomes, one of the highest rank in the core. Attempts of the time of faults
     /// are remembered, so it may take the longest wait between two.
-    fn becomes_rightful(&mut self) -> Check {
+    pub(super) fn becomes_rightful(&mut self) -> Check {
         let limit = self.now + 100 * self.timeout_us() + self.work_limit();
         self.until(limit, "a lesser member leads", |world| {
             world.is_settled() && world.is_led_rightfully()
@@ -354,7 +365,7 @@ impl World {
         self.oracle.members().is_quorum(rest << 1).then_some(deaf)
     }
 
-    fn keeps_leader(&mut self, leader: usize) -> Check {
+    pub(super) fn keeps_leader(&mut self, leader: usize) -> Check {
         let term: Term = self.oracle.view(leader).term;
         let until = self.now + 10 * self.timeout_us();
         while self.now < until {
@@ -372,21 +383,12 @@ impl World {
     }
 
     /// With everything committed and answered, nothing counts against any limit.
-    fn nothing_is_left(&self) -> Check {
+    pub(super) fn nothing_is_left(&self) -> Check {
         for n in numbers(self.core_nodes) {
             let node = &self.nodes[n];
             let Some(core) = &node.core else { continue };
             let status = core.status(Instant(node.clock.local(self.now)));
-            let last = self.oracle.last_written(n).index;
-            require!(
-                last > status.commit_index
-                    || (status.uncommitted_size_bytes == 0 && status.proposals_pending == 0),
-                Bounded,
-                "node {}: everything is committed, but {} bytes count as uncommitted and {} proposals wait",
-                node.id,
-                status.uncommitted_size_bytes,
-                status.proposals_pending
-            );
+            check_nothing_left(&status, node.id)?;
         }
         Ok(())
     }
@@ -417,4 +419,20 @@ impl World {
         }
         text
     }
+}
+
+/// With its whole log committed a replica waits for nothing.
+pub(super) fn check_nothing_left(status: &Status, node: NodeId) -> Check {
+    let waits = status.uncommitted_size_bytes > 0
+        || status.proposals_pending > 0
+        || status.reads_pending > 0;
+    require!(
+        status.last.index > status.commit_index || !waits,
+        Bounded,
+        "node {node}: everything is committed, but {} bytes count as uncommitted, {} proposals and {} reads wait",
+        status.uncommitted_size_bytes,
+        status.proposals_pending,
+        status.reads_pending
+    );
+    Ok(())
 }

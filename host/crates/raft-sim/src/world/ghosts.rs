@@ -150,7 +150,7 @@ fn check_unchanged(before: &Facts, after: &Facts, kept: &Kept) -> Check {
 }
 
 #[cfg(test)]
-pub(crate) mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::oracle::{Invariant, assert_breaks};
     use kontiki_raft::{HeartbeatReply, Standing};

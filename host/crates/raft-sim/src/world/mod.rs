@@ -11,6 +11,8 @@ mod life;
 mod limits;
 mod node;
 mod orders;
+#[cfg(test)]
+pub(crate) mod tests;
 
 use crate::counters::Counters;
 use crate::members::{Members, NODES_MAX, Set};

@@ -338,9 +338,8 @@ fn trap_32_a_cancelled_catch_up_leaves_nothing() {
 /// they answer; an operator can take it back, with nothing left of it.
 #[test]
 fn trap_32_an_operator_cancels_a_catch_up() {
-    let mut cluster = Setup::voters::<3>([1, 2, 3])
-        .with(|settings| settings.catch_up_margin_entries = 0)
-        .start();
+    let setup = Setup::voters([1, 2, 3]).with(|settings| settings.catch_up_margin_entries = 1);
+    let mut cluster = setup.start();
     cluster.elect(1);
     cluster.start_blank(4);
     cluster.drop_messages(|e| e.to == NodeId(4) && has_entries(e));
