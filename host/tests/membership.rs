@@ -202,7 +202,9 @@ async fn a_change_that_catches_up_is_cancelled_and_leaves_nothing() {
         let second = second.unwrap_err();
         assert_eq!(details(&second).0, "MEMBERSHIP_BUSY");
         assert!(second.message().contains("cancel"), "{second}");
-        let drain = v1::DrainRequest { undo: false };
+        // It waits for the change to end, as long as it may.
+        let mut drain = tonic::Request::new(v1::DrainRequest { undo: false });
+        drain.set_timeout(Duration::from_secs(2));
         let drained = cluster.admin(0).drain(drain).await.unwrap();
         let stayed = drained.into_inner().stayed;
         assert!(stayed[0].contains("cancel"), "{stayed:?}");

@@ -165,9 +165,12 @@ fn leads(brief: &Brief) -> bool {
 
 async fn is_only_voter(group: &GroupHandle) -> bool {
     let status = group.status().await;
+    // Not for long, maybe, if a change is under way.
     status.is_ok_and(|status| {
-        let configuration = status.core.configuration;
-        configuration.old.is_none() && configuration.current.voters.len() == 1
+        let core = status.core;
+        core.change_target.is_none()
+            && core.configuration.old.is_none()
+            && core.configuration.current.voters.len() == 1
     })
 }
 

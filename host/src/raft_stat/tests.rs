@@ -323,6 +323,7 @@ fn the_text_has_a_line_for_every_field() {
             "lease",
             "lease_epoch",
             "priority",
+            "drained",
             "conf_index",
             "peers",
             "changing_conf",
