@@ -184,11 +184,19 @@ impl Core {
     /// Asks every voter that has not given a final answer.
     fn ask_again(&mut self, out: &mut Effects) {
         let retry_due = self.now.plus(self.heartbeat_interval());
-        let last = self.log.durable_last();
+        let (last, durable_last) = (self.log.last(), self.log.durable_last());
         let Some(campaign) = &mut self.campaign else {
             return;
         };
         campaign.retry_due = retry_due;
+        // The request of a vote leaves after term and own vote are durable, and so is the log by
+        // then: their write follows all of its writes. Were less claimed, whoever holds what this
+        // node is still writing would refuse a candidate that a leader ordered to take over.
+        let last = if campaign.pre_vote {
+            durable_last
+        } else {
+            last
+        };
         if !campaign.pre_vote && self.disk.holds_messages() {
             return; // The requests of this vote still wait for the disk.
         }

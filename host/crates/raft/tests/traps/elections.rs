@@ -194,6 +194,20 @@ fn trap_20_term_and_vote_are_durable_before_anything_leaves() {
     assert!(node.persist().vote_replies()[0].1.granted);
 }
 
+/// By the time a vote request leaves, the log that it was written behind is durable too, and all of
+/// it is claimed: an order to take over comes while entries are under way.
+#[test]
+fn trap_20_a_vote_request_claims_what_is_durable_when_it_leaves() {
+    let mut node = Solo::open(voters([1, 2, 3]), image(1, &[1]));
+    node.hold_disk();
+    node.receive(2, 1, say::append(id(1, 1), &[1, 1], 0));
+    node.receive(2, 1, say::timeout_now());
+    assert!(node.persist().vote_requests().is_empty(), "too early");
+    let effects = node.persist();
+    let claimed: Vec<_> = effects.vote_requests().iter().map(|r| r.1.last).collect();
+    assert_eq!(claimed, [id(1, 3), id(1, 3)]);
+}
+
 /// The candidate's own vote counts only once it is durable.
 #[test]
 fn trap_20_the_own_vote_counts_when_it_is_durable() {
