@@ -32,6 +32,34 @@ pub enum Outcome {
     },
 }
 
+impl Outcome {
+    /// Why it was not applied, or is unknown, in one word: the node's reason, or what
+    /// `kontiki-client` says for what the connection did (`UNREACHABLE`, `CONNECTION_LOST`,
+    /// `DEADLINE_EXCEEDED`).
+    #[must_use]
+    pub fn reason(&self) -> Option<&str> {
+        match self {
+            Self::Applied { .. } => None,
+            Self::NotApplied { reason } | Self::Unknown { reason } => reason.split(' ').next(),
+        }
+    }
+}
+
+/// One answered query.
+#[derive(Clone, Debug)]
+pub struct Read {
+    /// When it was sent.
+    pub begin: Instant,
+    /// When the answer was there.
+    pub end: Instant,
+    /// Log index of the state that was asked.
+    pub index: u64,
+    /// What the plugin said.
+    pub answer: String,
+    /// How stale the state may be, where the node says so.
+    pub staleness: Option<Duration>,
+}
+
 /// A client that tries one node at a time, in turn.
 #[derive(Clone, Debug)]
 pub struct Session {
@@ -82,7 +110,7 @@ impl Session {
             Err(_) => {
                 self.turn();
                 Outcome::Unknown {
-                    reason: "no answer".to_owned(),
+                    reason: "DEADLINE_EXCEEDED".to_owned(),
                 }
             }
         }
@@ -130,6 +158,41 @@ impl Session {
                 Err(status.into())
             }
         }
+    }
+
+    /// Asks node `index` for the state, and nobody else after it.
+    ///
+    /// # Errors
+    /// The node's status, or the plugin's reject.
+    pub async fn read(
+        &self,
+        index: usize,
+        request: &str,
+        consistency: v1::Consistency,
+    ) -> Result<Read> {
+        let request = v1::QueryRequest {
+            group: self.group.clone(),
+            request: request.as_bytes().to_vec().into(),
+            consistency: consistency.into(),
+            ..Default::default()
+        };
+        let mut request = Request::new(request);
+        request.set_timeout(self.deadline);
+        let begin = Instant::now();
+        let mut client = ClientClient::new(self.channels[index].clone());
+        let reply = client.query(request).await?.into_inner();
+        let end = Instant::now();
+        let answer = match reply.result.context("an empty reply")? {
+            v1::query_reply::Result::Answer(bytes) => String::from_utf8(bytes.to_vec())?,
+            v1::query_reply::Result::Rejected(reason) => bail!("rejected: {reason}"),
+        };
+        Ok(Read {
+            begin,
+            end,
+            index: reply.position.context("a reply without position")?.index,
+            answer,
+            staleness: reply.staleness_us.map(Duration::from_micros),
+        })
     }
 
     /// An administration client of node `index`.
@@ -249,7 +312,8 @@ pub async fn create_group(session: &Session, name: &str, component: &[u8]) -> Re
     Ok(pushed.digest)
 }
 
-fn channel(address: &str) -> Result<Channel> {
+/// A connection that is made when it is first used.
+pub(crate) fn channel(address: &str) -> Result<Channel> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?;
     Ok(endpoint
         .connect_timeout(Duration::from_millis(500))
@@ -257,7 +321,8 @@ fn channel(address: &str) -> Result<Channel> {
         .connect_lazy())
 }
 
-fn applied(reply: v1::ApplyReply) -> Outcome {
+/// What a reply says of its command.
+pub(crate) fn applied(reply: v1::ApplyReply) -> Outcome {
     let index = reply.position.map_or(0, |position| position.index);
     let answer = match reply.result {
         Some(v1::apply_reply::Result::Answer(bytes)) => {
@@ -275,15 +340,21 @@ fn applied(reply: v1::ApplyReply) -> Outcome {
 
 /// What a failed call says of its command. Without our own details the transport made the status,
 /// and nothing is known unless the connection was never made.
-fn failed(status: &Status) -> Outcome {
+pub(crate) fn failed(status: &Status) -> Outcome {
     let details = status.get_error_details();
     let Some(info) = details.error_info() else {
-        let reason = format!("{:?}: {}", status.code(), status.message());
+        let said = format!("{:?}: {}", status.code(), status.message());
         let never_sent = status.code() == Code::Unavailable && is_connect_error(status);
-        return if never_sent {
-            Outcome::NotApplied { reason }
-        } else {
-            Outcome::Unknown { reason }
+        return match status.code() {
+            _ if never_sent => Outcome::NotApplied {
+                reason: format!("UNREACHABLE {said}"),
+            },
+            Code::Cancelled | Code::DeadlineExceeded => Outcome::Unknown {
+                reason: format!("DEADLINE_EXCEEDED {said}"),
+            },
+            _ => Outcome::Unknown {
+                reason: format!("CONNECTION_LOST {said}"),
+            },
         };
     };
     match info.metadata.get("outcome").map(String::as_str) {
