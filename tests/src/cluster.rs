@@ -9,11 +9,35 @@ use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-static TURN: Mutex<()> = Mutex::new(());
+static TURN: RwLock<()> = RwLock::new(());
+
+/// Held while the nodes live: two clusters at once would only measure each other, unless both ask
+/// for little.
+#[derive(Debug)]
+enum Turn {
+    Alone {
+        _guard: RwLockWriteGuard<'static, ()>,
+    },
+    Beside {
+        _guard: RwLockReadGuard<'static, ()>,
+    },
+}
+
+impl Turn {
+    fn wait(beside_others: bool) -> Self {
+        if beside_others {
+            let _guard = TURN.read().unwrap_or_else(PoisonError::into_inner);
+            Self::Beside { _guard }
+        } else {
+            let _guard = TURN.write().unwrap_or_else(PoisonError::into_inner);
+            Self::Alone { _guard }
+        }
+    }
+}
 
 /// How a cluster is started.
 #[derive(Clone, Debug)]
@@ -26,6 +50,8 @@ pub struct ClusterOptions {
     pub election_timeout: Duration,
     /// Hosts to run the nodes on, node 1 on host 1 and so on; without, all run on this one.
     pub network: Option<Arc<Network>>,
+    /// Whether it asks so little of the machine that others of its kind may run at the same time.
+    pub beside_others: bool,
 }
 
 impl Default for ClusterOptions {
@@ -35,15 +61,23 @@ impl Default for ClusterOptions {
             serve_args: Vec::new(),
             election_timeout: Duration::from_millis(500),
             network: None,
+            beside_others: false,
         }
+    }
+}
+
+impl ClusterOptions {
+    /// The IP address of node `index`.
+    fn host(&self, index: usize) -> String {
+        let network = self.network.as_ref();
+        network.map_or("127.0.0.1".to_owned(), |net| net.address(index + 1))
     }
 }
 
 /// Nodes on this machine. Dropping it kills them and removes their data.
 #[derive(Debug)]
 pub struct Cluster {
-    /// Held while the nodes live: two clusters at once would only measure each other.
-    _turn: MutexGuard<'static, ()>,
+    _turn: Turn,
     directory: TempDir,
     nodes: Vec<Node>,
     options: ClusterOptions,
@@ -62,6 +96,8 @@ pub struct Node {
     pub data_directory: PathBuf,
     /// What it printed.
     pub log_file: PathBuf,
+    /// Where the other nodes' flags say it is: its first address, for nobody edits them.
+    told_address: String,
     child: Option<Child>,
 }
 
@@ -83,16 +119,14 @@ impl Cluster {
     /// # Errors
     /// If no temporary directory or no free port can be had.
     pub fn prepare(options: ClusterOptions) -> Result<Self> {
-        let turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = Turn::wait(options.beside_others);
         let directory = tempfile::Builder::new().prefix("kontiki-").tempdir()?;
         let ports = free_ports(2 * options.nodes)?;
-        let network = options.network.clone();
         let nodes = ports.chunks(2).enumerate().map(|(i, pair)| {
             let name = format!("n{}", i + 1);
-            let host = network
-                .as_ref()
-                .map_or("127.0.0.1".to_owned(), |net| net.address(i + 1));
+            let host = options.host(i);
             Node {
+                told_address: format!("{host}:{}", pair[0]),
                 address: format!("{host}:{}", pair[0]),
                 http_address: format!("{host}:{}", pair[1]),
                 data_directory: directory.path().join(&name),
@@ -151,7 +185,7 @@ impl Cluster {
         args.push(node.data_directory.display().to_string());
         for peer in self.nodes.iter().filter(|peer| peer.name != node.name) {
             args.push("--peer".to_owned());
-            args.push(format!("{}={}", peer.name, peer.address));
+            args.push(format!("{}={}", peer.name, peer.told_address));
         }
         args.extend(self.options.serve_args.iter().cloned());
         args
@@ -187,6 +221,32 @@ impl Cluster {
         node.wait_until_listening(Duration::from_secs(30))
     }
 
+    /// Gives node `index`, which does not run, other addresses. Nobody is told: the others go on
+    /// with what they know until it introduces itself.
+    ///
+    /// # Errors
+    /// If it runs, or no port is free.
+    pub fn move_node(&mut self, index: usize) -> Result<()> {
+        let host = self.options.host(index);
+        let node = &mut self.nodes[index];
+        ensure!(node.child.is_none(), "{} runs", node.name);
+        let ports = free_ports(2)?;
+        node.address = format!("{host}:{}", ports[0]);
+        node.http_address = format!("{host}:{}", ports[1]);
+        Ok(())
+    }
+
+    /// Takes the data of node `index`, which does not run: as if its disk had been replaced.
+    ///
+    /// # Errors
+    /// If it runs, or its data cannot be removed.
+    pub fn wipe_node(&mut self, index: usize) -> Result<()> {
+        let node = &self.nodes[index];
+        ensure!(node.child.is_none(), "{} runs", node.name);
+        fs::remove_dir_all(&node.data_directory)
+            .with_context(|| format!("remove the data of {}", node.name))
+    }
+
     /// Sends SIGKILL to node `index` and waits for its end.
     ///
     /// # Errors
@@ -207,11 +267,23 @@ impl Cluster {
     /// # Errors
     /// If a process cannot be signalled.
     pub fn kill_all(&mut self) -> Result<()> {
-        for child in self.nodes.iter_mut().filter_map(|node| node.child.as_mut()) {
-            child.kill()?;
+        let running: Vec<usize> = (0..self.nodes.len())
+            .filter(|index| self.is_running(*index))
+            .collect();
+        self.kill_at_once(&running)
+    }
+
+    /// Sends SIGKILL to each of these nodes before waiting for any.
+    ///
+    /// # Errors
+    /// If one is not running or cannot be signalled.
+    pub fn kill_at_once(&mut self, indexes: &[usize]) -> Result<()> {
+        for &index in indexes {
+            self.signal(index, Signal::SIGKILL)?;
         }
-        for mut child in self.nodes.iter_mut().filter_map(|node| node.child.take()) {
-            child.wait()?;
+        for &index in indexes {
+            let child = self.nodes[index].child.take();
+            child.expect("signalled above").wait()?;
         }
         Ok(())
     }

@@ -1,9 +1,14 @@
 //! The `kontiki` command as an operator types it.
 
-use crate::cluster::{Cluster, binary};
+use crate::cluster::{Cluster, binary, component};
+use crate::until;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::process::{Command, Output};
+use std::time::Duration;
+
+/// Time for the nodes of a new cluster to find each other.
+const PUSH_LIMIT: Duration = Duration::from_secs(30);
 
 /// An operator at a cluster.
 #[derive(Clone, Debug)]
@@ -67,5 +72,40 @@ impl Operator {
         let words: Vec<&str> = words.iter().copied().chain(["-o", "json"]).collect();
         let text = self.does(&words)?;
         serde_json::from_str(&text).with_context(|| format!("{words:?} printed {text}"))
+    }
+
+    /// Types a command that must fail with exit code `code` and name `reason` on standard error.
+    ///
+    /// # Errors
+    /// If it ends otherwise; shows what it printed.
+    pub fn is_refused(&self, words: &[&str], code: i32, reason: &str) -> Result<()> {
+        let output = self.types(words)?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.code() == Some(code) && said.contains(reason),
+            "kontiki {}: {}, not exit {code} with {reason}\n{said}",
+            words.join(" "),
+            output.status
+        );
+        Ok(())
+    }
+
+    /// Pushes the plugin `counter`, as soon as all nodes can be reached, and creates a group of it
+    /// on the nodes called `voters`.
+    ///
+    /// # Errors
+    /// As [`does`](Self::does).
+    pub async fn creates_counter(&self, group: &str, voters: &[&str]) -> Result<()> {
+        let component = component("counter")?.display().to_string();
+        let pushed = until("every node has the plugin", PUSH_LIMIT, async || {
+            self.reads(&["plugin", "push", &component]).map(Some)
+        })
+        .await?;
+        let digest = pushed["digest"].as_str().context("push answers a digest")?;
+        let voters = voters.join(",");
+        self.does(&[
+            "group", "create", group, "--plugin", digest, "--voters", &voters,
+        ])?;
+        Ok(())
     }
 }

@@ -11,9 +11,14 @@ pub mod command_line;
 pub mod load;
 pub mod model;
 pub mod network;
+pub mod open_load;
+pub mod pauses;
 pub mod session;
+pub mod until;
 
 pub use cluster::{Cluster, ClusterOptions};
 pub use command_line::Operator;
 pub use network::Network;
+pub use open_load::OpenLoad;
 pub use session::{Outcome, Session};
+pub use until::until;

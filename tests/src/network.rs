@@ -5,13 +5,35 @@
 
 use anyhow::{Context as _, Result, bail};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+/// Whether this process may do what needs root: namespaces, firewalls, mounts. Without root a test
+/// fails here, lest it be counted as passed; `KONTIKI_WITHOUT_ROOT=1` leaves it out knowingly, which
+/// no automatic run does.
+///
+/// # Errors
+/// Without root, unless told so.
+pub fn is_root() -> Result<bool> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok(true);
+    }
+    if std::env::var_os("KONTIKI_WITHOUT_ROOT").is_some() && std::env::var_os("CI").is_none() {
+        eprintln!("SKIPPED: this test needs root");
+        return Ok(false);
+    }
+    bail!("this test needs root; to run the others without it, set KONTIKI_WITHOUT_ROOT=1")
+}
 
 /// Namespaces joined by a bridge, each with one address.
 #[derive(Debug)]
 pub struct Network {
     tag: String,
+    subnet: String,
     hosts: usize,
 }
+
+/// Networks of this process so far.
+static MADE: AtomicU32 = AtomicU32::new(0);
 
 impl Network {
     /// Makes `hosts` hosts, numbered from 1, and a bridge that this process is on too.
@@ -19,8 +41,12 @@ impl Network {
     /// # Errors
     /// Without root, or if a command fails; says which.
     pub fn new(hosts: usize) -> Result<Self> {
+        let number = MADE.fetch_add(1, Ordering::Relaxed) % 16;
+        let id = std::process::id();
         let network = Self {
-            tag: format!("kt{}", std::process::id() % 100_000),
+            tag: format!("kt{}x{number:x}", id % 100_000),
+            // One of sixteen for each of as many processes as there are numbers for.
+            subnet: format!("{}.{}", 64 + id / 15 % 128, id % 15 * 16 + number),
             hosts,
         };
         let bridge = &network.tag;
@@ -42,7 +68,7 @@ impl Network {
     /// The address of host `host`.
     #[must_use]
     pub fn address(&self, host: usize) -> String {
-        format!("10.{}.{host}", self.subnet())
+        format!("10.{}.{host}", self.subnet)
     }
 
     /// The words before a command that runs it on host `host`.
@@ -95,12 +121,7 @@ impl Network {
     }
 
     fn own_address(&self) -> String {
-        format!("10.{}.254", self.subnet())
-    }
-
-    fn subnet(&self) -> String {
-        let id = std::process::id();
-        format!("{}.{}", 64 + id / 250 % 128, id % 250)
+        format!("10.{}.254", self.subnet)
     }
 }
 

@@ -4,7 +4,7 @@ use anyhow::{Context as _, Result, ensure};
 use kontiki_tests::load::{self, Load};
 use kontiki_tests::model::Model;
 use kontiki_tests::session::{self, Session};
-use kontiki_tests::{Cluster, ClusterOptions, check, cluster};
+use kontiki_tests::{Cluster, ClusterOptions, check, cluster, network};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -50,8 +50,7 @@ impl Drop for SmallDisk {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_full_disk_loses_nothing_acknowledged() -> Result<()> {
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("not run: mounting a small disk needs root");
+    if !network::is_root()? {
         return Ok(());
     }
     let options = ClusterOptions {
