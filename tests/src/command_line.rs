@@ -1,9 +1,14 @@
 //! The `kontiki` command as an operator types it.
 
 use crate::cluster::{Cluster, binary, component};
+use crate::until;
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use std::process::{Command, Output};
+use std::time::Duration;
+
+/// Time for the nodes of a new cluster to find each other.
+const PUSH_LIMIT: Duration = Duration::from_secs(30);
 
 /// An operator at a cluster.
 #[derive(Clone, Debug)]
@@ -85,13 +90,17 @@ impl Operator {
         Ok(())
     }
 
-    /// Pushes the plugin `counter` and creates a group of it on the nodes called `voters`.
+    /// Pushes the plugin `counter`, as soon as all nodes can be reached, and creates a group of it
+    /// on the nodes called `voters`.
     ///
     /// # Errors
     /// As [`does`](Self::does).
-    pub fn creates_counter(&self, group: &str, voters: &[&str]) -> Result<()> {
-        let component = component("counter")?;
-        let pushed = self.reads(&["plugin", "push", &component.display().to_string()])?;
+    pub async fn creates_counter(&self, group: &str, voters: &[&str]) -> Result<()> {
+        let component = component("counter")?.display().to_string();
+        let pushed = until("every node has the plugin", PUSH_LIMIT, async || {
+            self.reads(&["plugin", "push", &component]).map(Some)
+        })
+        .await?;
         let digest = pushed["digest"].as_str().context("push answers a digest")?;
         let voters = voters.join(",");
         self.does(&[

@@ -28,8 +28,9 @@ const RETRY_FIRST: Duration = Duration::from_millis(5);
 /// Longest such wait.
 const RETRY_MAX: Duration = Duration::from_secs(1);
 /// Refusals after which a command is sent again, as `kontiki-client` does: it was certainly not
-/// applied, and the reason passes.
-const PASSING: [&str; 9] = [
+/// applied, and the reason passes. A node without a replica says that it has no such group; another
+/// has.
+const PASSING: [&str; 10] = [
     "NOT_LEADER",
     "NO_LEADER",
     "LEADER_UNREACHABLE",
@@ -39,6 +40,7 @@ const PASSING: [&str; 9] = [
     "REPLICA_FAILED",
     "BUSY",
     "UNREACHABLE",
+    "GROUP_NOT_FOUND",
 ];
 
 /// One command of an open-loop load.
@@ -281,6 +283,7 @@ impl Client {
             "LEADER_UNREACHABLE",
             "NO_LEADER",
             "REPLICA_FAILED",
+            "GROUP_NOT_FOUND",
         ];
         let next = (node + 1) % self.channels.len();
         let is_gone = outcome.reason().is_some_and(|why| gone.contains(&why));

@@ -29,7 +29,9 @@ impl Scene {
             ..ClusterOptions::default()
         })?;
         let operator = Operator::of(&cluster);
-        operator.creates_counter("counter", &["n1", "n2", "n3"])?;
+        operator
+            .creates_counter("counter", &["n1", "n2", "n3"])
+            .await?;
         let addresses = cluster.addresses();
         let session = Session::new("counter", &addresses, Duration::from_secs(5))?;
         session.leader(LIMIT).await?;

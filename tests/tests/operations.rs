@@ -156,9 +156,11 @@ async fn operations_at_a_thousand_commands_a_second_lose_nothing() -> Result<()>
     let cluster = Cluster::start(options)?;
     let operator = Operator::of(&cluster);
     let addresses = cluster.addresses();
-    operator.creates_counter("counter", &["n1", "n2", "n3"])?;
+    operator
+        .creates_counter("counter", &["n1", "n2", "n3"])
+        .await?;
     for group in OTHERS {
-        operator.creates_counter(group, &["n1", "n3", "n5"])?;
+        operator.creates_counter(group, &["n1", "n3", "n5"]).await?;
     }
     let session = |group: &str| Session::new(group, &addresses, Duration::from_secs(5));
     for group in ["counter", OTHERS[0], OTHERS[1]] {
@@ -174,8 +176,15 @@ async fn operations_at_a_thousand_commands_a_second_lose_nothing() -> Result<()>
         load: start("counter", RATE)?,
         phases: Vec::new(),
     };
-    // Connections are made, plugins compiled.
-    day.load.wait_for(200, LIMIT).await?;
+    // Clients connect, and find out which nodes have the group and who leads.
+    let first = Instant::now();
+    day.load.wait_for(500, LIMIT).await?;
+    day.phases.push(Phase {
+        name: "first contact".to_owned(),
+        from: first,
+        to: Instant::now(),
+        documented: &["NOT_LEADER", "NO_LEADER", "GROUP_NOT_FOUND"],
+    });
     let begin = Instant::now();
     day.rests().await?;
     day.changes_members().await?;
@@ -222,7 +231,9 @@ async fn operations_at_a_thousand_commands_a_second_lose_nothing() -> Result<()>
         let pause = longest_pause(&all, phase.from, phase.to);
         (&phase.name, pause)
     }) {
-        let moves = !name.starts_with("group read-only");
+        // A forced vote deposes the leader without its help; the candidate may well lack what that
+        // has sent others meanwhile, and then the next election follows a whole timeout later.
+        let moves = !name.starts_with("group read-only") && !name.starts_with("group vote");
         assert!(
             !moves || pause < election_timeout,
             "writes stood still for {pause:?} at {name}"

@@ -92,7 +92,9 @@ async fn reads_on_every_node_hold_what_they_promise_under_load() -> Result<()> {
     let timeout = options.election_timeout;
     let cluster = Cluster::start(options)?;
     let operator = Operator::of(&cluster);
-    operator.creates_counter("counter", &["n1", "n2", "n3"])?;
+    operator
+        .creates_counter("counter", &["n1", "n2", "n3"])
+        .await?;
     let addresses = cluster.addresses();
     let session = Session::new("counter", &addresses, Duration::from_secs(5))?;
     session.leader(LIMIT).await?;
@@ -186,7 +188,9 @@ async fn reads_on_every_node_hold_what_they_promise_under_load() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stale_read_says_how_stale_it_is() -> Result<()> {
     let cluster = Cluster::start(ClusterOptions::default())?;
-    Operator::of(&cluster).creates_counter("counter", &["n1", "n2", "n3"])?;
+    Operator::of(&cluster)
+        .creates_counter("counter", &["n1", "n2", "n3"])
+        .await?;
     let mut session = Session::new("counter", &cluster.addresses(), Duration::from_secs(2))?;
     let leader = session.leader(LIMIT).await?;
     session.apply_until("add 7", LIMIT).await?;

@@ -66,7 +66,9 @@ impl Disaster {
         })?;
         let addresses = cluster.addresses();
         let all = ["n1", "n2", "n3", "n4", "n5"];
-        Operator::of(&cluster).creates_counter("counter", &all)?;
+        Operator::of(&cluster)
+            .creates_counter("counter", &all)
+            .await?;
         let session = Session::new("counter", &addresses, Duration::from_secs(5))?;
         let leader = session.leader(LIMIT).await?;
         let load = OpenLoad::start(

@@ -108,7 +108,10 @@ fn the_cpp_interface_of_clang_is_not_libclang() {
         fake.path("lib/libclang-cpp.so.14"),
     )
     .unwrap();
-    assert_eq!(native::missing_packages(&fake.machine), ["libclang-dev"]);
+    assert_eq!(
+        super::native::missing_packages(&fake.machine),
+        ["libclang-dev"]
+    );
 }
 
 #[test]
