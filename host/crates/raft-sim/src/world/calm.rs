@@ -116,7 +116,9 @@ impl World {
     }
 
     /// Ten election timeouts, after the time for which voters still honour the last leader and the
-    /// last fault (a stalled disk, a late message) may last.
+    /// last fault (a stalled disk, a late message) may last. Where candidates do not give up, one
+    /// beyond a one-way cut may take everybody's vote once in each of its terms: then a voter that
+    /// can win must time out before its next, an even chance if there is only one such.
     fn leader_limit(&self) -> u64 {
         let drift = self.plan.settings.max_clock_drift.as_micros() as u64;
         let promised = self.nodes.iter().map(|node| node.promised_us).max();
@@ -128,7 +130,9 @@ impl World {
         } else {
             0
         };
-        10 * timeout + patience + honoured + self.plan.completion_delay_us * 10
+        let gives_up = self.plan.settings.step_down_on_vote_timeout;
+        let timeouts = if gives_up { 10 } else { 60 };
+        timeouts * timeout + patience + honoured + self.plan.completion_delay_us * 10
     }
 
     /// Time to bring the last node up to date with the narrowest windows.
@@ -162,9 +166,15 @@ impl World {
             if self.core_nodes & (1 << n) != 0 {
                 continue;
             }
-            // Who does not give up is most trouble as a candidate that hears nobody.
             let gives_up = self.plan.settings.step_down_on_vote_timeout;
-            let kinds = if gives_up { 4 } else { 8 };
+            let kinds = match (gives_up, self.all_wait_alike()) {
+                (true, _) => 4,
+                // Who does not give up is most trouble as a candidate that hears nobody.
+                (false, true) => 8,
+                // If its waits are shorter than everybody's, it takes all votes again before
+                // anybody's timer fires, for ever: that setting cannot survive it.
+                (false, false) => 3,
+            };
             let (to_core, from_core) = match self.random.below(kinds) {
                 0 => {
                     self.crash(n)?;
@@ -356,6 +366,13 @@ impl World {
             self.describe()
         );
         self.nothing_is_left()
+    }
+
+    /// Whether all nodes draw their waits from one range, on clocks of one rate.
+    fn all_wait_alike(&self) -> bool {
+        let (slow, fast) = self.plan.clock_rates;
+        let usual = self.plan.settings.election_timeout.as_micros() as u64;
+        slow == fast && self.nodes.iter().all(|node| node.timeout_us == usual)
     }
 
     /// A follower of the core without which there is a quorum all the same.
