@@ -13,5 +13,6 @@ mod paper_safety;
 mod priority;
 mod quorum_model;
 mod settings;
+mod small_print;
 mod thesis;
 mod traps;

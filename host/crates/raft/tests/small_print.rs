@@ -1,0 +1,84 @@
+//! What no other suite pins: found by changing the core on purpose and seeing every test pass.
+
+use crate::support::{Seen, Solo, change, image, voters};
+use bytes::Bytes;
+use kontiki_raft::{Effect, EntryKind, Event, Input, LogIndex, Proposal, Settings};
+
+/// A leader of three at term 1 that everybody follows.
+fn leader(change: impl FnOnce(&mut Settings)) -> Solo {
+    let mut settings = Settings::default();
+    change(&mut settings);
+    let mut node = Solo::leader_with(settings, voters([1, 2, 3]), 1, &[]);
+    node.settle();
+    node
+}
+
+/// Proposes a command of this size, and lets everybody acknowledge it.
+fn commit(node: &mut Solo, size_bytes: usize) -> Vec<Effect> {
+    let token = node.token();
+    let mut effects = node.give(Input::Propose(vec![Proposal {
+        token,
+        expected_term: None,
+        time_ns: 0,
+        kind: EntryKind::Command(Bytes::from(vec![7; size_bytes])),
+    }]));
+    effects.extend(node.ack_all());
+    effects
+}
+
+#[test]
+fn a_member_that_remains_is_not_told_that_it_was_removed() {
+    let mut node = leader(|_| {});
+    let token = node.token();
+    let change = change::remove(3);
+    let expected = None;
+    let mut effects = node.give(Input::ChangeConfiguration {
+        token,
+        change,
+        expected,
+    });
+    effects.extend(node.ack_all());
+    assert!(effects.is_done(token));
+    assert!(!effects.events().contains(&&Event::Removed));
+}
+
+#[test]
+fn proposals_count_as_pending_until_they_are_handed_over() {
+    let mut node = leader(|_| {});
+    assert_eq!(node.status().proposals_pending, 0);
+    for expected in 1..=3 {
+        node.propose("x");
+        assert_eq!(node.status().proposals_pending, expected);
+    }
+    node.settle();
+    assert_eq!(node.status().proposals_pending, 0);
+}
+
+/// A state machine that lags keeps no more in memory than the cache may hold, and each batch that it
+/// reports gives back exactly its own size.
+#[test]
+fn what_waits_for_the_state_machine_is_bounded_in_bytes() {
+    let mut node = leader(|settings| settings.cache_size_bytes_max = 1_000);
+    let first = node.status().applying_index;
+    node.give(Input::Applied { index: first });
+    for size_bytes in [300, 500] {
+        assert!(commit(&mut node, size_bytes).applied().is_some());
+    }
+    // Some 200 bytes are left: one more is begun, the next must wait.
+    assert!(commit(&mut node, 400).applied().is_some());
+    assert_eq!(commit(&mut node, 10).applied(), None);
+    // Only what the first took is free again; that is enough for the small one.
+    let index = first.next();
+    let effects = node.give(Input::Applied { index });
+    assert_eq!(effects.applied(), Some(LogIndex(first.0 + 4)));
+}
+
+#[test]
+fn what_is_committed_together_is_handed_over_together() {
+    let mut node = Solo::open(voters([1]), image(1, &[1, 1, 1, 1]));
+    let token = node.token();
+    let effects = node.give(Input::Campaign { token });
+    let batches =
+        |effect: &Effect| matches!(effect, Effect::Apply(batch) if batch.first < batch.last);
+    assert!(effects.iter().any(batches), "{effects:?}");
+}
