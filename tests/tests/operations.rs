@@ -26,8 +26,15 @@ const NORMAL_PAUSE: Duration = Duration::from_millis(50);
 
 /// Nothing may be refused while members come and go, or leaders stay.
 const NOTHING: &[&str] = &[];
-/// While leadership moves. What the old leader had appended but not seen committed is unknown.
-const HAND_OVER: &[&str] = &["TRANSFERRING", "NOT_LEADER", "NO_LEADER", "LEADERSHIP_LOST"];
+/// While leadership moves. What the old leader had appended but not seen committed is unknown. The
+/// load asks one node after the other meanwhile, and not all have a replica of every group.
+const HAND_OVER: &[&str] = &[
+    "TRANSFERRING",
+    "NOT_LEADER",
+    "NO_LEADER",
+    "LEADERSHIP_LOST",
+    "GROUP_NOT_FOUND",
+];
 /// While the group is read-only.
 const READ_ONLY: &[&str] = &["READ_ONLY"];
 

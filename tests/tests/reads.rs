@@ -196,6 +196,12 @@ async fn a_stale_read_says_how_stale_it_is() -> Result<()> {
     session.apply_until("add 7", LIMIT).await?;
     check::converged(&session, &[0, 1, 2], LIMIT).await?;
     let (left, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    // It takes a few heartbeats until a follower of a new leader can vouch for anything.
+    until("the follower knows how stale it is", LIMIT, async || {
+        let read = session.read(left, "get", Consistency::Stale).await?;
+        Ok(read.staleness.map(drop))
+    })
+    .await?;
     let begin = Instant::now();
     cluster.signal(leader, Signal::SIGSTOP)?;
     cluster.signal(other, Signal::SIGSTOP)?;
