@@ -71,6 +71,9 @@ fn what_waits_for_the_state_machine_is_bounded_in_bytes() {
     let index = first.next();
     let effects = node.give(Input::Applied { index });
     assert_eq!(effects.applied(), Some(LogIndex(first.0 + 4)));
+    // And no more than that is free.
+    commit(&mut node, 500);
+    assert_eq!(commit(&mut node, 10).applied(), None);
 }
 
 #[test]
