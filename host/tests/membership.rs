@@ -458,3 +458,36 @@ async fn a_forced_membership_is_checked_in_the_rehearsal_and_names_what_it_drops
     assert!(drops(&offline), "{:?}", offline.warnings);
     assert_eq!(offline.commit_index, None, "nobody could know");
 }
+
+/// A removed replica hears of no leader; asked to end read-only mode, it still says that this is
+/// done only when the leader takes commands.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn read_only_mode_ends_by_way_of_a_removed_replica() {
+    let cluster = Cluster::start(4, Data::Memory).await;
+    cluster
+        .try_create_group("counter", COUNTER, &["n1", "n2", "n3"])
+        .await
+        .unwrap();
+    cluster.leader("counter").await;
+    let wanted = Change::Replace(named(&["n2", "n3", "n4"]));
+    change(&cluster, 0, wanted, None).await.unwrap();
+    let leader = wait_for("the first to know no leader", || async {
+        let leader = cluster.leader("counter").await;
+        let removed = cluster.describe(0, "counter").await?.summary?;
+        (leader != 0 && removed.leader.is_none()).then_some(leader)
+    })
+    .await;
+    for _ in 0..5 {
+        for on in [true, false] {
+            let request = v1::SetReadOnlyRequest {
+                group: "counter".into(),
+                on,
+                local: false,
+            };
+            cluster.admin(0).set_read_only(request).await.unwrap();
+        }
+        let applied = apply(&mut cluster.client(leader), "counter", "add 1").await;
+        applied.expect("the group takes commands").1.unwrap();
+    }
+    cluster.stop().await;
+}

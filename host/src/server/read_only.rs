@@ -1,13 +1,14 @@
 //! Read-only mode: of one replica, or of a group by way of its members.
 
 use super::Shared;
+use super::describe::role_name;
 use super::forward::hop;
 use super::status::{Fault, Reason};
 use crate::node::handle::GroupHandle;
 use crate::node::request::Control;
 use futures_util::future::join_all;
 use kontiki_proto::v1;
-use kontiki_raft::{Configuration, NodeId};
+use kontiki_raft::{Configuration, NodeId, Role};
 use std::collections::BTreeSet;
 use std::time::Duration;
 use tokio::time::Instant;
@@ -16,6 +17,8 @@ use tokio::time::Instant;
 const MEMBER_LIMIT: Duration = Duration::from_secs(3);
 /// Between two looks at what the leader knows.
 const POLL_INTERVAL: Duration = Duration::from_millis(10);
+/// Roles of a leader.
+const LEADING: [Role; 2] = [Role::Leader, Role::Transferring];
 
 /// Sets the mode of this node's replica, and if `everywhere` of every other member's.
 pub(super) async fn set(
@@ -38,7 +41,7 @@ pub(super) async fn set(
     let (reached, unreached) = tell_members(shared, request, &configuration, deadline).await;
     if holds(request.on, &configuration, leader(&group), &reached) {
         if !request.on {
-            await_writable(shared, &group, deadline).await;
+            await_writable(shared, &group, &configuration, deadline).await;
         }
         return Ok(v1::SetReadOnlyReply { unreached });
     }
@@ -51,32 +54,65 @@ pub(super) async fn set(
 
 /// Waits until the leader knows that the members take commands again: it hears of that with their
 /// next answers. In vain after a while: the mode is off all the same.
-async fn await_writable(shared: &Shared, group: &GroupHandle, deadline: Instant) {
+async fn await_writable(
+    shared: &Shared,
+    group: &GroupHandle,
+    configuration: &Configuration,
+    deadline: Instant,
+) {
     let limit = deadline.min(Instant::now() + MEMBER_LIMIT);
-    while Instant::now() < limit && leader_refuses(shared, group, limit).await {
+    while Instant::now() < limit && leader_refuses(shared, group, configuration, limit).await {
         tokio::time::sleep(POLL_INTERVAL).await;
     }
 }
 
-/// Whether the leader takes the group for read-only; no, if it cannot be asked.
-async fn leader_refuses(shared: &Shared, group: &GroupHandle, limit: Instant) -> bool {
-    let Some(leader) = leader(group) else {
-        return false;
-    };
-    if leader == shared.context.node() {
-        let status = group.status().await;
-        return status.is_ok_and(|status| status.core.group_read_only);
+/// Whether the leader takes the group for read-only; no, if there is none: the next begins with
+/// nothing against its members.
+///
+/// A replica that was removed hears of no leader any more, and one that was cut off may know an old
+/// one, so every member is asked unless this node's idea of the leader proves right.
+async fn leader_refuses(
+    shared: &Shared,
+    group: &GroupHandle,
+    configuration: &Configuration,
+    limit: Instant,
+) -> bool {
+    if let Some(leader) = leader(group)
+        && let Some((_, refuses)) = as_leader(shared, group, leader, limit).await
+    {
+        return refuses;
     }
-    let node = shared.context.transport.introduction(leader);
-    let Some(Ok(mut admin)) = node.map(|node| shared.forwarder.admin(&node)) else {
-        return false;
-    };
+    let members = configuration.members();
+    let asked = members
+        .into_iter()
+        .map(|node| as_leader(shared, group, node, limit));
+    let leaders = join_all(asked).await.into_iter().flatten();
+    leaders.max().is_some_and(|(_, refuses)| refuses)
+}
+
+/// If `node` leads: its term, and whether it takes the group for read-only.
+async fn as_leader(
+    shared: &Shared,
+    group: &GroupHandle,
+    node: NodeId,
+    limit: Instant,
+) -> Option<(u64, bool)> {
+    if node == shared.context.node() {
+        let core = group.status().await.ok()?.core;
+        let leads = LEADING.contains(&core.role);
+        return leads.then_some((core.term.0, core.group_read_only));
+    }
+    let node = shared.context.transport.introduction(node)?;
+    let mut admin = shared.forwarder.admin(&node).ok()?;
     let request = v1::DescribeGroupRequest {
         group: group.name().to_owned(),
         local: true,
     };
     let answer = tokio::time::timeout_at(limit, admin.describe_group(hop(request, limit))).await;
-    matches!(answer, Ok(Ok(description)) if description.get_ref().group_read_only)
+    let description = answer.ok()?.ok()?.into_inner();
+    let summary = description.summary?;
+    let leads = LEADING.map(role_name).contains(&summary.role.as_str());
+    leads.then_some((summary.term, description.group_read_only))
 }
 
 fn leader(group: &GroupHandle) -> Option<NodeId> {
