@@ -348,8 +348,13 @@ pub(crate) fn applied(reply: v1::ApplyReply) -> Outcome {
 pub(crate) fn failed(status: &Status) -> Outcome {
     let details = status.get_error_details();
     let Some(info) = details.error_info() else {
-        let said = format!("{:?}: {}", status.code(), status.message());
-        let never_sent = status.code() == Code::Unavailable && is_connect_error(status);
+        let said = format!(
+            "{:?}: {}{}",
+            status.code(),
+            status.message(),
+            causes(status)
+        );
+        let never_sent = is_connect_error(status) || kontiki_client::is_unsent(status);
         return match status.code() {
             _ if never_sent => Outcome::NotApplied {
                 reason: format!("UNREACHABLE {said}"),
@@ -370,6 +375,14 @@ pub(crate) fn failed(status: &Status) -> Outcome {
             reason: info.reason.clone(),
         },
     }
+}
+
+/// What lies under a status that the transport made, down to the first cause.
+fn causes(status: &Status) -> String {
+    let first = std::error::Error::source(status);
+    std::iter::successors(first, |error| error.source())
+        .map(|error| format!(": {error}"))
+        .collect()
 }
 
 fn is_connect_error(status: &Status) -> bool {

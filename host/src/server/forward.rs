@@ -6,6 +6,7 @@ use crate::node::context::Context;
 use crate::node::handle::GroupHandle;
 use crate::node::request::Outcome;
 use crate::transport::{MESSAGE_SIZE_BYTES_MAX, endpoint, innermost};
+use kontiki_client::is_unsent;
 use kontiki_proto::v1::Introduction;
 use kontiki_proto::v1::admin_client::AdminClient;
 use kontiki_proto::v1::client_client::ClientClient;
@@ -85,14 +86,14 @@ pub(crate) fn hop<T>(message: T, deadline: Instant) -> Request<T> {
     request
 }
 
-/// What a failed hop means. An answer of the other node stands as it is. Without one the command
-/// was certainly not sent if there was no connection; else nobody knows, and it is never repeated
-/// from here.
+/// What a failed hop means. An answer of the other node stands as it is. Without one the command was
+/// certainly not taken if there was no connection or the other node was closing it; else nobody
+/// knows, and it is never repeated from here.
 pub(crate) fn failed_hop(to: &Introduction, status: Status) -> Fault {
     if status.get_error_details().error_info().is_some() {
         return Fault::pass_on(status);
     }
-    if never_connected(&status) {
+    if never_connected(&status) || is_unsent(&status) {
         return unreachable(to, &status);
     }
     if matches!(

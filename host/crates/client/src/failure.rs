@@ -3,6 +3,7 @@
 use crate::call::Safety;
 use crate::error::{Error, Leader, Outcome, Phase, Reason};
 use crate::pool::{chain, find_connect_failure};
+use crate::unsent::is_unsent;
 use crate::{Address, Code};
 use kontiki_proto::ERROR_DOMAIN;
 use tonic::Status;
@@ -37,6 +38,9 @@ impl Failure {
                 retry: true,
                 broken: true,
             };
+        }
+        if is_unsent(status) {
+            return Self::unsent(status, from);
         }
         Self::guessed(status, safety, from)
     }
@@ -102,6 +106,19 @@ impl Failure {
                     broken: false,
                 }
             }
+        }
+    }
+
+    /// The connection went away, or is about to, and the request did not get through.
+    fn unsent(status: &Status, from: &Address) -> Self {
+        let detail = chain(status_cause(status));
+        let message =
+            format!("{from} closed the connection before the request was sent ({detail})");
+        Self {
+            error: not_applied(Reason::UNREACHABLE, Code::Unavailable, message),
+            phase: Phase::Send,
+            retry: true,
+            broken: true,
         }
     }
 

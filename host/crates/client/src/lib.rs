@@ -17,7 +17,8 @@
 //! # What is retried
 //!
 //! Every call has one deadline, retries included. A **command** is sent again only if it is certain
-//! that it was not applied: no connection was made, or a node answered UNAVAILABLE or
+//! that it was not applied: no connection was made, it went away before the command was sent, the
+//! server that shuts down said that it did not take it, or a node answered UNAVAILABLE or
 //! RESOURCE_EXHAUSTED and said so (`outcome=not_applied` in its `ErrorInfo`). A command whose reply
 //! was lost is **not** sent again; its error says [`Outcome::Unknown`]. A **query** or other call
 //! without effect is also sent again when a connection breaks. Pauses between rounds grow from 10 ms
@@ -40,6 +41,7 @@ mod pool;
 mod reply;
 mod route;
 mod stream;
+mod unsent;
 
 pub use address::{Address, AddressError};
 pub use admin::{Admin, Progress};
@@ -50,3 +52,4 @@ pub use reply::{Consistency, Reply, Staleness, Verdict};
 pub use stream::Replies;
 pub use tonic::Code;
 pub use tonic::transport::{Certificate, ClientTlsConfig, Identity};
+pub use unsent::is_unsent;
