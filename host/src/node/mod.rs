@@ -109,6 +109,9 @@ pub enum StartError {
         /// What the system said.
         source: std::io::Error,
     },
+    /// A socket that was bound cannot be served, for want of file descriptors say.
+    #[error("cannot serve on a socket: {0}")]
+    Serve(std::io::Error),
     /// The data cannot be opened.
     #[error("cannot open the data: {0}")]
     Storage(#[from] StorageError),

@@ -64,7 +64,7 @@ pub(super) async fn start(config: NodeConfig) -> Result<RunningNode, StartError>
         config,
         overrides,
     }));
-    let servers = server::serve(&context, listeners);
+    let servers = server::serve(&context, listeners).map_err(StartError::Serve)?;
     let opened = context.open_groups().await;
     opened.map_err(|error| StartError::Groups(error.to_string()))?;
     Ok(RunningNode {

@@ -6,11 +6,13 @@ mod client;
 mod create_group;
 mod deadline;
 mod describe;
+mod door;
 #[cfg(test)]
 mod failure_page_tests;
 mod forward;
 mod health;
 mod http;
+mod linger;
 mod log;
 mod membership;
 mod metrics;
@@ -27,6 +29,7 @@ use crate::node::Listeners;
 use crate::node::context::{Context, lock};
 use crate::node::handle::GroupHandle;
 use crate::transport::MESSAGE_SIZE_BYTES_MAX;
+use door::Doors;
 use forward::Forwarder;
 use kontiki_proto::v1::admin_server::AdminServer;
 use kontiki_proto::v1::client_server::ClientServer;
@@ -34,6 +37,7 @@ use kontiki_proto::v1::peer_server::PeerServer;
 use kontiki_proto::v1::plugins_server::PluginsServer;
 pub(crate) use recover::dropped_learners;
 use status::{Fault, Reason};
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -41,12 +45,12 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tonic::service::Routes;
-use tonic::transport::server::TcpIncoming;
 use tracing::{error, warn};
 
 /// The running servers of a node.
 pub(crate) struct Servers {
     stop: CancellationToken,
+    doors: Doors,
     tasks: Vec<JoinHandle<()>>,
     health: health::Health,
 }
@@ -59,6 +63,8 @@ impl Servers {
 
     /// Finishes the calls under way, at most until `deadline`.
     pub(crate) async fn finish(self, deadline: tokio::time::Instant) {
+        // Nobody holds a door longer than it takes to look at it.
+        let _ = tokio::time::timeout_at(deadline, self.doors.shut()).await;
         self.stop.cancel();
         for mut task in self.tasks {
             if tokio::time::timeout_at(deadline, &mut task).await.is_err() {
@@ -66,6 +72,8 @@ impl Servers {
                 task.abort();
             }
         }
+        let last_words = self.doors.wait_for_last_words();
+        let _ = tokio::time::timeout_at(deadline, last_words).await;
     }
 }
 
@@ -116,13 +124,17 @@ impl Shared {
 }
 
 /// Serves on all listeners.
-pub(crate) fn serve(context: &Arc<Context>, listeners: Listeners) -> Servers {
+///
+/// # Errors
+/// If there are too few file descriptors.
+pub(crate) fn serve(context: &Arc<Context>, listeners: Listeners) -> io::Result<Servers> {
     let shared = Shared {
         context: Arc::clone(context),
         forwarder: Arc::default(),
         disk_probe: metrics::DiskProbe::default(),
     };
     let stop = CancellationToken::new();
+    let doors = Doors::default();
     let (health, health_service) = health::start(&shared, &stop);
     let peer = PeerServer::new(peer::PeerService::new(shared.clone()))
         .max_decoding_message_size(MESSAGE_SIZE_BYTES_MAX)
@@ -131,19 +143,21 @@ pub(crate) fn serve(context: &Arc<Context>, listeners: Listeners) -> Servers {
     let mut tasks = Vec::new();
     match listeners.peer {
         Some(listener) => {
-            tasks.push(spawn(&shared, Routes::new(peer), listener, stop.clone()));
+            let routes = Routes::new(peer);
+            tasks.push(spawn(&shared, routes, listener, &stop, &doors)?);
         }
         None => routes = routes.add_service(peer),
     }
-    tasks.push(spawn(&shared, routes, listeners.client, stop.clone()));
+    tasks.push(spawn(&shared, routes, listeners.client, &stop, &doors)?);
     if let Some(listener) = listeners.http {
         tasks.push(http::spawn(shared, listener, stop.clone()));
     }
-    Servers {
+    Ok(Servers {
         stop,
+        doors,
         tasks,
         health,
-    }
+    })
 }
 
 fn client_routes(shared: &Shared) -> Routes {
@@ -167,11 +181,10 @@ fn spawn(
     shared: &Shared,
     routes: Routes,
     listener: TcpListener,
-    stop: CancellationToken,
-) -> JoinHandle<()> {
-    let incoming = TcpIncoming::from(listener)
-        .with_nodelay(Some(true))
-        .with_keepalive(Some(Duration::from_secs(10)));
+    stop: &CancellationToken,
+    doors: &Doors,
+) -> io::Result<JoinHandle<()>> {
+    let door = doors.open(listener)?;
     let server = tonic::transport::Server::builder()
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(16 << 20)
@@ -179,10 +192,10 @@ fn spawn(
         .http2_keepalive_timeout(Some(Duration::from_secs(10)))
         .layer(shared.context.metrics.grpc_layer())
         .add_routes(routes)
-        .serve_with_incoming_shutdown(incoming, stop.cancelled_owned());
-    tokio::spawn(async move {
+        .serve_with_incoming_shutdown(door, stop.clone().cancelled_owned());
+    Ok(tokio::spawn(async move {
         if let Err(error) = server.await {
             error!(%error, "a listener failed");
         }
-    })
+    }))
 }
