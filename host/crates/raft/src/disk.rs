@@ -204,7 +204,7 @@ impl Disk {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Token;
+    use crate::{LogId, Message, NodeId, RequestVote, TimeoutNow, Token};
 
     fn write(disk: &mut Disk, last: u64) -> IoId {
         let mut out = Effects::new();
@@ -246,5 +246,81 @@ mod tests {
         let mut io = write(&mut disk, 9);
         io.leader_term = Term(7);
         assert_eq!(disk.complete(io), None);
+    }
+
+    fn message(body: MessageBody) -> Effect {
+        Effect::Send {
+            to: NodeId(2),
+            message: Message {
+                term: Term(1),
+                body,
+            },
+        }
+    }
+
+    fn vote_request(forced: bool) -> Effect {
+        message(MessageBody::RequestVote(RequestVote {
+            pre_vote: false,
+            last: LogId::default(),
+            round: 1,
+            forced,
+            disrupted_leader: None,
+            priority: 100,
+        }))
+    }
+
+    fn order() -> Effect {
+        message(MessageBody::TimeoutNow(TimeoutNow {
+            leader_stepped_down: false,
+        }))
+    }
+
+    fn held(disk: &mut Disk, effects: impl IntoIterator<Item = Effect>) -> IoId {
+        let io = write(disk, 1);
+        let mut out = Effects::new();
+        for effect in effects {
+            disk.hold(io.sequence, effect, &mut out);
+        }
+        assert!(out.is_empty());
+        io
+    }
+
+    fn released(disk: &mut Disk, io: IoId) -> Effects {
+        let mut out = Effects::new();
+        disk.complete(io);
+        disk.release(&mut out);
+        out
+    }
+
+    #[test]
+    fn a_hanging_disk_holds_boundedly_many_messages_but_loses_no_answer() {
+        let mut disk = Disk::default();
+        let many = core::iter::repeat_with(order).take(HELD_MAX + 3);
+        let io = held(&mut disk, many);
+        let mut out = Effects::new();
+        disk.hold(io.sequence, Effect::Done { token: Token(1) }, &mut out);
+        let out = released(&mut disk, io);
+        assert_eq!(out.len(), HELD_MAX + 1);
+        assert_eq!(out.last(), Some(&Effect::Done { token: Token(1) }));
+    }
+
+    #[test]
+    fn only_requests_for_votes_that_nobody_ordered_are_forgotten() {
+        let mut disk = Disk::default();
+        let done = Effect::Done { token: Token(1) };
+        let effects = [vote_request(false), vote_request(true), order(), done];
+        let io = held(&mut disk, effects.clone());
+        disk.drop_held_vote_requests();
+        assert_eq!(released(&mut disk, io), effects[1..]);
+    }
+
+    #[test]
+    fn messages_that_wait_are_told_from_other_effects() {
+        let mut disk = Disk::default();
+        assert!(!disk.holds_messages());
+        held(&mut disk, [Effect::Done { token: Token(1) }]);
+        assert!(!disk.holds_messages());
+        held(&mut disk, [order()]);
+        assert!(disk.holds_messages());
     }
 }

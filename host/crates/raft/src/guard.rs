@@ -59,10 +59,15 @@ fn last_if_consecutive(append: &AppendEntries) -> Option<LogId> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{Entry, Term};
+    use crate::{
+        AppendEntriesReply, Configuration, Echo, ElectionTurn, Entry, Heartbeat, HorizonNews,
+        InstallSnapshot, InstallSnapshotReply, Instant, MemberSet, NodeId, ReadIndexReply,
+        RequestVote, SnapshotMeta, Term, Token,
+    };
     use alloc::vec;
     use alloc::vec::Vec;
     use bytes::Bytes;
+    use core::time::Duration;
 
     fn append(prev: u64, entries: &[(u64, u64)]) -> Message {
         let entries: Vec<Entry> = entries
@@ -97,5 +102,120 @@ mod tests {
             assert!(!is_plausible(&append(3, &entries)), "{entries:?}");
         }
         assert!(!is_plausible(&append(u64::MAX, &[])));
+    }
+
+    fn message(term: u64, body: MessageBody) -> Message {
+        let term = Term(term);
+        Message { term, body }
+    }
+
+    fn id(term: u64, index: u64) -> LogId {
+        LogId::new(Term(term), LogIndex(index))
+    }
+
+    fn install(voters: &[u64], last_included: LogId) -> MessageBody {
+        let voters = voters.iter().map(|&node| NodeId(node));
+        MessageBody::InstallSnapshot(InstallSnapshot {
+            snapshot: SnapshotMeta {
+                last_included,
+                configuration: Configuration::stable(MemberSet::of_voters(voters)),
+            },
+        })
+    }
+
+    fn append_reply(index: u64, conflict: Option<LogId>) -> MessageBody {
+        MessageBody::AppendEntriesReply(AppendEntriesReply {
+            sequence: 1,
+            index: LogIndex(index),
+            conflict,
+            read_only: false,
+            promise: None,
+        })
+    }
+
+    fn heartbeat(commit: u64, told: u64) -> MessageBody {
+        let echo = Echo {
+            incarnation: 1,
+            at: Instant(1),
+        };
+        MessageBody::Heartbeat(Heartbeat {
+            commit: LogIndex(commit),
+            round: 1,
+            horizon: Some(HorizonNews {
+                commit: LogIndex(told),
+                age: Duration::ZERO,
+                echo,
+            }),
+            turn: ElectionTurn::Any,
+        })
+    }
+
+    fn read_reply(index: u64) -> MessageBody {
+        MessageBody::ReadIndexReply(ReadIndexReply {
+            token: Token(1),
+            index: Some(LogIndex(index)),
+            busy: false,
+        })
+    }
+
+    fn vote_request(last: LogId) -> MessageBody {
+        MessageBody::RequestVote(RequestVote {
+            pre_vote: false,
+            last,
+            round: 1,
+            forced: false,
+            disrupted_leader: None,
+            priority: 1,
+        })
+    }
+
+    fn installed(last_included: LogId) -> MessageBody {
+        MessageBody::InstallSnapshotReply(InstallSnapshotReply {
+            last_included,
+            installed: true,
+        })
+    }
+
+    /// Every position a message can name, at the last that is believed and the first that is not.
+    #[test]
+    fn positions_are_believed_up_to_the_limit_and_not_beyond() {
+        const LAST: u64 = POSITION_MAX - 1;
+        const OVER: u64 = POSITION_MAX;
+        let beyond = [
+            (LAST, vote_request(id(1, OVER))),
+            (LAST, vote_request(id(OVER, 1))),
+            (LAST, install(&[1], id(1, OVER))),
+            (LAST, append_reply(OVER, None)),
+            (LAST, append_reply(1, Some(id(1, OVER)))),
+            (LAST, append_reply(1, Some(id(OVER, 1)))),
+            (LAST, heartbeat(OVER, 1)),
+            (LAST, heartbeat(1, OVER)),
+            (LAST, read_reply(OVER)),
+            (LAST, installed(id(1, OVER))),
+            (OVER, heartbeat(1, 1)),
+        ];
+        for (term, body) in beyond {
+            assert!(!is_plausible(&message(term, body.clone())), "{body:?}");
+        }
+        let within = [
+            vote_request(id(LAST, LAST)),
+            install(&[1], id(LAST, LAST)),
+            append_reply(LAST, Some(id(LAST, LAST))),
+            heartbeat(LAST, LAST),
+            read_reply(LAST),
+            installed(id(LAST, LAST)),
+        ];
+        for body in within {
+            assert!(is_plausible(&message(LAST, body.clone())), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_nothing_or_for_nobody_is_not_believed() {
+        assert!(is_plausible(&message(1, install(&[1], id(1, 1)))));
+        assert!(!is_plausible(&message(1, install(&[1], id(0, 0)))));
+        assert!(!is_plausible(&message(1, install(&[], id(1, 1)))));
+        let of_a_later_term = install(&[1], id(2, 1));
+        assert!(!is_plausible(&message(1, of_a_later_term)));
     }
 }

@@ -171,4 +171,26 @@ mod tests {
         history.append(LogIndex(8), of(&[5]));
         assert_eq!(history.latest(), (LogIndex(8), &of(&[5])));
     }
+
+    #[test]
+    fn the_first_index_that_is_remembered_has_its_configuration() {
+        let mut history = history();
+        history.compact(LogIndex(3));
+        assert_eq!(history.at(LogIndex(3)), Some(&of(&[1, 2])));
+        assert_eq!(history.at(LogIndex(2)), None);
+        // The one in force counts once, though its entry lies at that very index.
+        assert_eq!(history.since(LogIndex(7)).count(), 1);
+    }
+
+    #[test]
+    fn a_cut_above_a_forced_configuration_leaves_it_as_it_is() {
+        let mut history = history();
+        history.force(LogIndex(4), of(&[1]));
+        assert!(!history.truncate(LogIndex(7)));
+        assert_eq!(history.forced(), Some(&(LogIndex(4), of(&[1]))));
+        history.append(LogIndex(5), of(&[1, 9]));
+        assert_eq!(history.latest(), (LogIndex(5), &of(&[1, 9])));
+        assert!(history.truncate(LogIndex(4)));
+        assert_eq!(history.forced(), Some(&(LogIndex(3), of(&[1]))));
+    }
 }

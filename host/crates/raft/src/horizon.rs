@@ -165,6 +165,17 @@ mod tests {
         assert!(horizons.known.len() <= 2, "what was reached is forgotten");
     }
 
+    #[test]
+    fn as_many_horizons_as_fit_are_kept_exactly() {
+        let mut horizons = Horizons::default();
+        let all = 1..=HORIZONS_MAX as u64;
+        all.clone()
+            .for_each(|at| horizons.note(horizon(at, 10 * at), LogIndex(0)));
+        for at in all {
+            assert_eq!(horizons.as_of(LogIndex(10 * at)), Some(Instant(at)));
+        }
+    }
+
     fn ms(ms: u64) -> Duration {
         Duration::from_millis(ms)
     }

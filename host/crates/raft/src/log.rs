@@ -391,4 +391,29 @@ mod tests {
         );
         assert_eq!(log.cache_first(), LogIndex(2));
     }
+
+    #[test]
+    fn what_is_cut_no_longer_counts_as_held_in_memory() {
+        let mut log = log_of(&[1, 1, 1, 1]);
+        let size_bytes = log.cache_size_bytes();
+        log.truncate(LogIndex(3));
+        assert_eq!(log.cache_size_bytes(), size_bytes / 2);
+        log.mark_durable(LogIndex(2));
+        log.evict(0);
+        assert_eq!(log.cache_size_bytes(), 0);
+    }
+
+    #[test]
+    fn a_limit_that_is_just_met_is_not_exceeded() {
+        let mut log = log_of(&[1, 1, 1]);
+        let (first, last) = (LogIndex(1), LogIndex(3));
+        let one = entry(1, 1).size_bytes();
+        assert_eq!(log.slice(first, last, 2 * one).0.len(), 2);
+        assert_eq!(log.slice(first, last, 2 * one - 1).0.len(), 1);
+        log.mark_durable(last);
+        log.evict(3 * one);
+        assert_eq!(log.cache_first(), first);
+        log.evict(3 * one - 1);
+        assert_eq!(log.cache_first(), LogIndex(2));
+    }
 }

@@ -1,17 +1,9 @@
-//! What no other suite pins: found by changing the core on purpose and seeing every test pass.
+//! Proposals, and what is handed to the state machine.
 
-use crate::support::{Seen, Solo, change, image, voters};
+use super::leader;
+use crate::support::{Seen, Solo, image, voters};
 use bytes::Bytes;
-use kontiki_raft::{Effect, EntryKind, Event, Input, LogIndex, Proposal, Settings};
-
-/// A leader of three at term 1 that everybody follows.
-fn leader(change: impl FnOnce(&mut Settings)) -> Solo {
-    let mut settings = Settings::default();
-    change(&mut settings);
-    let mut node = Solo::leader_with(settings, voters([1, 2, 3]), 1, &[]);
-    node.settle();
-    node
-}
+use kontiki_raft::{Effect, EntryKind, Input, LogIndex, Proposal};
 
 /// Proposes a command of this size, and lets everybody acknowledge it.
 fn commit(node: &mut Solo, size_bytes: usize) -> Vec<Effect> {
@@ -24,22 +16,6 @@ fn commit(node: &mut Solo, size_bytes: usize) -> Vec<Effect> {
     }]));
     effects.extend(node.ack_all());
     effects
-}
-
-#[test]
-fn a_member_that_remains_is_not_told_that_it_was_removed() {
-    let mut node = leader(|_| {});
-    let token = node.token();
-    let change = change::remove(3);
-    let expected = None;
-    let mut effects = node.give(Input::ChangeConfiguration {
-        token,
-        change,
-        expected,
-    });
-    effects.extend(node.ack_all());
-    assert!(effects.is_done(token));
-    assert!(!effects.events().contains(&&Event::Removed));
 }
 
 #[test]

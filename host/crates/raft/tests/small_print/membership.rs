@@ -1,0 +1,88 @@
+//! Changes of membership.
+
+use super::leader;
+use crate::support::{Seen, Solo, change, ms};
+use kontiki_raft::{ConfigurationChange, Effect, Event, Input, LogIndex, Token};
+use std::time::Duration;
+
+fn begin(node: &mut Solo, change: ConfigurationChange) -> (Token, Vec<Effect>) {
+    let token = node.token();
+    let expected = None;
+    let effects = node.give(Input::ChangeConfiguration {
+        token,
+        change,
+        expected,
+    });
+    (token, effects)
+}
+
+/// The milliseconds after now at which node 3 is sent a heartbeat, while node 2 answers all.
+fn heartbeats_to_3(node: &mut Solo, span: Duration) -> Vec<u64> {
+    let begin = node.now;
+    let mut sent = Vec::new();
+    while let Some(effects) = node.tick_within(span.saturating_sub(node.now.since(begin))) {
+        for (to, heartbeat) in effects.heartbeats() {
+            if to == 3 {
+                sent.push(node.now.since(begin).as_millis() as u64);
+            } else {
+                let round = heartbeat.round;
+                node.receive(2, 1, crate::support::say::heartbeat_ack(round));
+            }
+        }
+    }
+    sent
+}
+
+#[test]
+fn a_member_that_remains_is_not_told_that_it_was_removed() {
+    let mut node = leader(|_| {});
+    let token = node.token();
+    let change = change::remove(3);
+    let expected = None;
+    let mut effects = node.give(Input::ChangeConfiguration {
+        token,
+        change,
+        expected,
+    });
+    effects.extend(node.ack_all());
+    assert!(effects.is_done(token));
+    assert!(!effects.events().contains(&&Event::Removed));
+}
+
+/// It learns of its removal if it can; a dead one is not written to for ever.
+#[test]
+fn a_removed_member_that_is_silent_is_told_for_two_election_timeouts() {
+    let mut node = leader(|_| {});
+    // The change comes with a heartbeat, so that its limit falls on one.
+    let before = node.wait(ms(100));
+    assert_eq!(before.heartbeats().len(), 2);
+    begin(&mut node, change::remove(3));
+    node.ack(2, node.last());
+    assert!(node.commit() == node.last());
+    let told = heartbeats_to_3(&mut node, ms(5_000));
+    assert_eq!(told, (1..=20).map(|at| at * 100).collect::<Vec<_>>());
+}
+
+#[test]
+fn another_change_does_not_forget_who_is_still_to_be_told() {
+    let mut node = leader(|_| {});
+    begin(&mut node, change::remove(3));
+    node.ack(2, node.last());
+    begin(&mut node, change::add_learner(4));
+    assert!(!heartbeats_to_3(&mut node, ms(500)).is_empty());
+}
+
+/// Trap 38: it may have been deleted and made anew in between.
+#[test]
+fn what_a_member_held_before_it_was_removed_says_nothing_when_it_comes_back() {
+    let mut node = leader(|_| {});
+    begin(&mut node, change::remove(3));
+    node.ack(2, node.last());
+    let (token, _) = begin(&mut node, change::add_learner(3));
+    node.ack(2, node.last());
+    assert!(node.commit() == node.last());
+    let peers = node.status().peers;
+    let returned = peers.iter().find(|peer| peer.node.0 == 3);
+    assert_eq!(returned.map(|peer| peer.match_index), Some(LogIndex(0)));
+    assert!(node.give(Input::Tick).rejection(token).is_none());
+}
