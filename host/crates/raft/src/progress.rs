@@ -458,4 +458,59 @@ mod tests {
         assert_eq!(peer.state(), PeerState::Probe);
         assert_eq!(peer.next_index, LogIndex(10));
     }
+
+    #[test]
+    fn an_answer_to_an_earlier_record_is_not_for_this_one() {
+        let peer = Peer::new(NodeId(2), LogIndex(5), Instant(0)).after(7);
+        assert!(!peer.is_addressed(7));
+        assert!(peer.is_addressed(8));
+        assert_eq!(replicating().sequence(), 1);
+    }
+
+    #[test]
+    fn a_stream_begins_with_replication_and_reaches_what_matches() {
+        let mut peer = replicating();
+        assert!(peer.is_streaming_from(LogIndex(4)));
+        assert!(!peer.is_streaming_from(LogIndex(5)));
+        peer.probe_from(LogIndex(5));
+        assert!(!peer.is_streaming_from(LogIndex(4)));
+    }
+
+    #[test]
+    fn a_doubted_stream_of_which_everything_arrived_holds_nothing_up() {
+        let mut peer = replicating();
+        peer.doubt_stream();
+        assert!(!peer.awaits_entries());
+        peer.sent(2, LogIndex(4), 0, at_ms(0));
+        assert!(peer.awaits_entries(), "the probe itself");
+    }
+
+    #[test]
+    fn the_last_answer_of_a_doubted_stream_ends_the_doubt() {
+        let mut peer = replicating();
+        peer.sent(2, LogIndex(5), 1, at_ms(0));
+        peer.doubt_stream();
+        peer.accepted(LogIndex(5), LogIndex(0), false, at_ms(10));
+        assert_eq!((peer.flow, peer.next_index), (Flow::Replicate, LogIndex(6)));
+    }
+
+    #[test]
+    fn an_answer_that_brings_nothing_new_still_shows_that_the_peer_is_there() {
+        let mut peer = replicating();
+        peer.sent(2, LogIndex(4), 0, at_ms(0));
+        peer.sent(3, LogIndex(4), 0, at_ms(0));
+        peer.answered(2);
+        peer.accepted(LogIndex(4), LogIndex(0), true, at_ms(900));
+        assert!(!peer.is_overdue(RETRY, at_ms(1_899)));
+        assert!(peer.is_overdue(RETRY, at_ms(1_900)));
+    }
+
+    #[test]
+    fn an_answer_counts_for_exactly_the_span() {
+        let mut peer = replicating();
+        assert!(!peer.answered_within(RETRY, at_ms(0)));
+        peer.heard(at_ms(5), None);
+        assert!(peer.answered_within(RETRY, at_ms(1_004)));
+        assert!(!peer.answered_within(RETRY, at_ms(1_005)));
+    }
 }

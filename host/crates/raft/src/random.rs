@@ -25,3 +25,22 @@ impl Random {
         Duration::from_micros(self.next().checked_rem(micros).unwrap_or(0))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The first numbers of the published generator from zero.
+    #[test]
+    fn the_numbers_are_those_of_split_mix_64() {
+        let mut random = Random::new(0);
+        for expected in [
+            0xe220_a839_7b1d_cdaf,
+            0x6e78_9e6a_a1b9_65f4,
+            0x06c4_5d18_8009_454f,
+        ] {
+            assert_eq!(random.next(), expected);
+        }
+        assert_eq!(random.below(Duration::ZERO), Duration::ZERO);
+    }
+}

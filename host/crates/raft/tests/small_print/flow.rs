@@ -3,7 +3,7 @@
 use super::leader;
 use crate::support::{Seen, Solo, image, voters};
 use bytes::Bytes;
-use kontiki_raft::{Effect, EntryKind, Input, LogIndex, Proposal};
+use kontiki_raft::{Effect, EntryKind, Input, LogIndex, Proposal, RejectReason, Token};
 
 /// Proposes a command of this size, and lets everybody acknowledge it.
 fn commit(node: &mut Solo, size_bytes: usize) -> Vec<Effect> {
@@ -60,4 +60,29 @@ fn what_is_committed_together_is_handed_over_together() {
     let batches =
         |effect: &Effect| matches!(effect, Effect::Apply(batch) if batch.first < batch.last);
     assert!(effects.iter().any(batches), "{effects:?}");
+}
+
+#[test]
+fn a_backlog_that_is_just_full_is_not_exceeded() {
+    // Two entries of this size are in the log when the last one comes; each costs 32 more.
+    let limit = 2 * (100 + 32) + 100;
+    let sizes = |limit: usize| {
+        let mut node = leader(|settings| settings.uncommitted_size_bytes_max = limit);
+        let kind = || EntryKind::Command(Bytes::from(vec![7; 100]));
+        let proposals = (1..=3).map(|token| Proposal {
+            token: Token(token),
+            expected_term: None,
+            time_ns: 0,
+            kind: kind(),
+        });
+        let effects = node.give(Input::Propose(proposals.collect()));
+        (1..=3)
+            .map(|token| effects.rejection(Token(token)).cloned())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(sizes(limit), [None, None, None]);
+    assert_eq!(sizes(limit - 1), [None, None, Some(RejectReason::Busy)]);
+    // One is always taken.
+    let busy = Some(RejectReason::Busy);
+    assert_eq!(sizes(1), [None, busy.clone(), busy]);
 }

@@ -1,8 +1,10 @@
 //! Changes of membership.
 
 use super::leader;
-use crate::support::{Seen, Solo, change, ms};
-use kontiki_raft::{ConfigurationChange, Effect, Event, Input, LogIndex, Token};
+use crate::support::{Image, Seen, Solo, change, entries_after, id, image, joint, ms, say, voters};
+use kontiki_raft::{
+    ConfigurationChange, ConfigurationError, Effect, Event, Input, LogIndex, RejectReason, Token,
+};
 use std::time::Duration;
 
 fn begin(node: &mut Solo, change: ConfigurationChange) -> (Token, Vec<Effect>) {
@@ -26,7 +28,7 @@ fn heartbeats_to_3(node: &mut Solo, span: Duration) -> Vec<u64> {
                 sent.push(node.now.since(begin).as_millis() as u64);
             } else {
                 let round = heartbeat.round;
-                node.receive(2, 1, crate::support::say::heartbeat_ack(round));
+                node.receive(2, 1, say::heartbeat_ack(round));
             }
         }
     }
@@ -85,4 +87,70 @@ fn what_a_member_held_before_it_was_removed_says_nothing_when_it_comes_back() {
     let returned = peers.iter().find(|peer| peer.node.0 == 3);
     assert_eq!(returned.map(|peer| peer.match_index), Some(LogIndex(0)));
     assert!(node.give(Input::Tick).rejection(token).is_none());
+}
+
+/// The answer to what it was sent before it was removed may come late.
+#[test]
+fn a_late_answer_of_a_member_that_was_removed_and_added_says_nothing() {
+    let mut node = leader(|_| {});
+    let mut sequence = 0;
+    for text in ["a", "b", "c"] {
+        let (_, effects) = node.propose(text);
+        let appends = effects.appends();
+        let to_3 = appends.iter().find(|(to, _)| *to == 3);
+        sequence = to_3.expect("it is streamed to").1.sequence;
+        node.ack(2, node.last());
+    }
+    begin(&mut node, change::remove(3));
+    node.ack(2, node.last());
+    begin(&mut node, change::add_learner(3));
+    node.receive(3, 1, say::append_ack(sequence, node.last()));
+    let peers = node.status().peers;
+    let returned = peers.iter().find(|peer| peer.node.0 == 3);
+    assert_eq!(returned.map(|peer| peer.match_index), Some(LogIndex(0)));
+}
+
+#[test]
+fn a_change_is_done_when_it_is_committed_and_not_with_what_lies_before_it() {
+    let mut node = leader(|_| {});
+    node.propose("x");
+    let before = node.last();
+    let (token, _) = begin(&mut node, change::replace_by([1, 2]));
+    let effects = node.ack(2, before);
+    assert_eq!(node.commit(), before);
+    assert!(!effects.is_done(token));
+    assert_eq!(node.status().change_stage, "stable");
+    assert!(node.ack(2, node.last()).is_done(token));
+    assert_eq!(node.status().change_stage, "none");
+}
+
+#[test]
+fn a_new_leader_shows_the_change_it_carries_on() {
+    let mut log = entries_after(id(0, 0), &[1]);
+    log.push(say::membership(id(1, 2), joint([1, 2, 3], [1, 2, 4])));
+    let image = Image {
+        entries: log,
+        ..image(1, &[])
+    };
+    let mut node = Solo::open(voters([1, 2, 3]), image);
+    node.win();
+    assert!(node.is_leader());
+    let status = node.status();
+    assert_eq!(status.change_stage, "joint");
+    assert_eq!(status.change_target, Some(voters([1, 2, 4])));
+}
+
+/// Its own first entry is a configuration that is not committed: nothing to be called off.
+#[test]
+fn a_leader_that_is_not_ready_cancels_nothing() {
+    let mut node = Solo::leader(voters([1, 2, 3]), 2, &[1]);
+    let token = node.token();
+    let effects = node.give(Input::CancelChange { token });
+    let logged = RejectReason::Configuration(ConfigurationError::Logged);
+    assert_eq!(effects.rejection(token), Some(&logged));
+    node.settle();
+    let token = node.token();
+    let effects = node.give(Input::CancelChange { token });
+    let none = RejectReason::Configuration(ConfigurationError::NoneUnderWay);
+    assert_eq!(effects.rejection(token), Some(&none));
 }

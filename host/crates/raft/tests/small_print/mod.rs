@@ -5,7 +5,9 @@ mod flow;
 mod horizons;
 mod leases;
 mod membership;
+mod opening;
 mod outside;
+mod reads;
 
 use crate::support::{Solo, voters};
 use kontiki_raft::Settings;

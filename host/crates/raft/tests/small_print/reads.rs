@@ -1,0 +1,94 @@
+//! Reads.
+
+use super::leader;
+use crate::support::{Image, Seen, Solo, ms, say, voters};
+use kontiki_raft::{Effect, ReadMode, RejectReason, Token};
+
+/// The number of the round that the effects begin.
+fn round(effects: &[Effect]) -> u64 {
+    effects.heartbeats()[0].1.round
+}
+
+#[test]
+fn one_read_costs_one_round() {
+    let mut node = leader(|_| {});
+    let (token, asked) = node.read(ReadMode::Quorum);
+    let confirmed = node.receive(2, 1, say::heartbeat_ack(round(&asked)));
+    assert_eq!(confirmed.read_index(token), Some(node.commit()));
+    assert!(confirmed.heartbeats().is_empty());
+}
+
+#[test]
+fn a_read_that_a_round_under_way_will_confirm_begins_none() {
+    let mut node = leader(|_| {});
+    let (_, first) = node.read(ReadMode::Quorum);
+    let (second, asked) = node.read(ReadMode::Quorum);
+    assert!(asked.heartbeats().is_empty(), "it waits for the next round");
+    let next = node.wait(ms(100));
+    let confirmed = node.receive(2, 1, say::heartbeat_ack(round(&first)));
+    assert!(confirmed.heartbeats().is_empty(), "the next is under way");
+    let confirmed = node.receive(2, 1, say::heartbeat_ack(round(&next)));
+    assert!(confirmed.read_index(second).is_some());
+}
+
+/// An answer to a round that began before the question proves nothing.
+#[test]
+fn a_read_that_waited_for_the_leader_to_be_ready_needs_a_round_of_its_own() {
+    let mut node = Solo::leader(voters([1, 2, 3]), 2, &[1]);
+    let before = node.wait(ms(100));
+    let (token, _) = node.read(ReadMode::Quorum);
+    node.receive(2, 2, say::heartbeat_ack(round(&before)));
+    let ready = node.ack(2, node.last());
+    assert_eq!(node.commit(), node.last());
+    assert_eq!(ready.read_index(token), None);
+    let late = node.receive(3, 2, say::heartbeat_ack(round(&before)));
+    assert_eq!(late.read_index(token), None);
+    let confirmed = node.receive(2, 2, say::heartbeat_ack(round(&ready)));
+    assert_eq!(confirmed.read_index(token), Some(node.last()));
+}
+
+#[test]
+fn reads_of_a_follower_count_as_pending_with_and_without_a_leader() {
+    let mut node = Solo::open(voters([1, 2, 3]), Image::default());
+    node.follow(2, 1);
+    for expected in 1..=3 {
+        node.read(ReadMode::Quorum);
+        assert_eq!(node.status().reads_pending, expected);
+    }
+    node.receive(3, 2, say::vote_request(node.last_id()));
+    node.wait(ms(1));
+    node.receive(3, 2, say::vote_request(node.last_id()));
+    assert_eq!(node.status().reads_pending, 3);
+}
+
+/// Each has its own time, whatever order they lost their leader in.
+#[test]
+fn a_read_that_finds_no_leader_is_given_up_in_its_own_time() {
+    let mut node = Solo::open(voters([1, 2, 3]), Image::default());
+    node.follow(2, 1);
+    let begin = node.now;
+    let (first, _) = node.read(ReadMode::Quorum);
+    node.wait(ms(300));
+    let (second, _) = node.read(ReadMode::Quorum);
+    // A vote for another ends what the leader was asked.
+    node.receive(3, 2, say::forced_vote_request(node.last_id()));
+    let mut given_up = Vec::new();
+    while let Some(effects) = node.tick_within(ms(5_000)) {
+        let rejected = |token: &Token| effects.rejection(*token).is_some();
+        let tokens = [first, second];
+        let after = node.now.since(begin).as_millis();
+        given_up.extend(tokens.iter().filter(|t| rejected(t)).map(|t| (*t, after)));
+        if given_up.len() == 2 {
+            break;
+        }
+    }
+    assert_eq!(given_up, [(first, 1_000), (second, 1_300)]);
+}
+
+#[test]
+fn a_read_without_a_leader_is_refused() {
+    let mut node = Solo::open(voters([1, 2, 3]), Image::default());
+    let (token, effects) = node.read(ReadMode::Quorum);
+    let reason = RejectReason::NotLeader { leader: None };
+    assert_eq!(effects.rejection(token), Some(&reason));
+}
