@@ -8,6 +8,7 @@ mod membership;
 mod opening;
 mod outside;
 mod reads;
+mod replication;
 
 use crate::support::{Solo, voters};
 use kontiki_raft::Settings;

@@ -2,7 +2,7 @@
 
 use super::leader;
 use crate::support::{Image, Seen, Solo, ms, say, voters};
-use kontiki_raft::{Effect, ReadMode, RejectReason, Token};
+use kontiki_raft::{Effect, Input, MessageBody, ReadIndexReply, ReadMode, RejectReason, Token};
 
 /// The number of the round that the effects begin.
 fn round(effects: &[Effect]) -> u64 {
@@ -91,4 +91,60 @@ fn a_read_without_a_leader_is_refused() {
     let (token, effects) = node.read(ReadMode::Quorum);
     let reason = RejectReason::NotLeader { leader: None };
     assert_eq!(effects.rejection(token), Some(&reason));
+}
+
+/// A follower whose read lost its leader: it voted for another.
+fn homeless() -> (Solo, Token) {
+    let mut node = Solo::open(voters([1, 2, 3]), Image::default());
+    node.follow(2, 1);
+    let (token, _) = node.read(ReadMode::Quorum);
+    node.receive(3, 2, say::forced_vote_request(node.last_id()));
+    (node, token)
+}
+
+#[test]
+fn a_read_that_lost_its_leader_is_confirmed_by_the_node_itself_if_it_wins() {
+    let (mut node, token) = homeless();
+    node.win();
+    assert!(node.is_leader());
+    let ready = node.ack(2, node.last());
+    let term = node.term();
+    let confirmed = node.receive(2, term, say::heartbeat_ack(round(&ready)));
+    assert_eq!(confirmed.read_index(token), Some(node.last()));
+}
+
+#[test]
+fn a_read_without_a_leader_is_answered_when_the_replica_stops() {
+    let (mut node, token) = homeless();
+    let stopped = node.give(Input::Shutdown);
+    let reason = RejectReason::NotLeader { leader: None };
+    assert_eq!(stopped.rejection(token), Some(&reason));
+}
+
+#[test]
+fn a_leader_that_leads_no_more_is_not_a_busy_one() {
+    for busy in [true, false] {
+        let mut node = Solo::open(voters([1, 2, 3]), Image::default());
+        node.follow(2, 1);
+        let (token, asked) = node.read(ReadMode::Quorum);
+        let number = |effect: &Effect| match effect {
+            Effect::Send { message, .. } => match &message.body {
+                MessageBody::ReadIndexRequest(request) => Some(request.token),
+                _ => None,
+            },
+            _ => None,
+        };
+        let number = asked.iter().find_map(number).expect("the leader is asked");
+        let refused = node.receive(
+            2,
+            1,
+            MessageBody::ReadIndexReply(ReadIndexReply {
+                token: number,
+                index: None,
+                busy,
+            }),
+        );
+        let reason = busy.then_some(&RejectReason::Busy);
+        assert_eq!(refused.rejection(token), reason, "the next leader is asked");
+    }
 }
