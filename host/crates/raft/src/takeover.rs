@@ -175,4 +175,23 @@ mod tests {
         takeover.note_attempt(at(now + 256), TIMEOUT);
         assert!(takeover.may_try(at(now + 260), TIMEOUT));
     }
+
+    /// What the second attempt, this long after the first, makes the third wait for.
+    fn wait_after(seconds: u64) -> u32 {
+        let mut takeover = Takeover::default();
+        takeover.note_attempt(at(0), TIMEOUT);
+        takeover.note_attempt(at(seconds), TIMEOUT);
+        takeover.wait
+    }
+
+    #[test]
+    fn an_attempt_is_remembered_for_a_while_unless_an_operator_intervenes() {
+        assert_eq!(wait_after(255), 2 * WAIT_MIN_TIMEOUTS);
+        assert_eq!(wait_after(256), WAIT_MIN_TIMEOUTS);
+        let mut takeover = Takeover::default();
+        takeover.note_attempt(at(0), TIMEOUT);
+        assert!(!takeover.may_try(at(1), TIMEOUT));
+        takeover.forget();
+        assert!(takeover.may_try(at(1), TIMEOUT));
+    }
 }

@@ -9,6 +9,8 @@ mod opening;
 mod outside;
 mod reads;
 mod replication;
+mod snapshots;
+mod successors;
 
 use crate::support::{Solo, voters};
 use kontiki_raft::Settings;

@@ -3,9 +3,10 @@
 use super::leader;
 use crate::support::{Image, Seen, Solo, change, id, say, voters};
 use kontiki_raft::{
-    Core, Effect, HardState, Input, IoId, NodeId, RejectReason, Role, Settings, Term,
+    Core, Effect, HardState, Input, IoId, NodeId, ReadMode, RejectReason, Role, Settings, Term,
     TransferTarget,
 };
+use std::time::Duration;
 
 fn follower() -> Solo {
     let mut node = Solo::open(voters([1, 2, 3]), Image::default());
@@ -129,4 +130,43 @@ fn a_configuration_counts_eight_bytes_for_each_member_of_each_set() {
     assert_eq!(configuration.size_bytes(), 32);
     configuration.old = Some(crate::support::learner_set(&[1, 2], &[5, 6, 7]));
     assert_eq!(configuration.size_bytes(), 72);
+}
+
+/// A host that sleeps until the next deadline must wake up in time to see that its disk hangs.
+#[test]
+fn a_leader_that_waits_for_its_disk_wants_to_be_woken_before_it_counts_as_stalled() {
+    let mut node = leader(|settings| {
+        settings.election_timeout = Duration::from_secs(60);
+        settings.heartbeat_factor = 2;
+    });
+    let idle = node.core.next_deadline().map(|at| at.since(node.now));
+    assert_eq!(idle, Some(Duration::from_secs(30)));
+    node.hold_disk();
+    node.propose("x");
+    let waiting = node.core.next_deadline().map(|at| at.since(node.now));
+    assert_eq!(waiting, Some(Settings::default().disk_stall_timeout));
+}
+
+#[test]
+fn reads_that_a_leader_has_not_confirmed_count_as_pending() {
+    let mut node = leader(|_| {});
+    for expected in 1..=3 {
+        node.read(ReadMode::Quorum);
+        assert_eq!(node.status().reads_pending, expected);
+    }
+}
+
+#[test]
+fn limits_of_bytes_below_one_kibibyte_are_refused() {
+    let check = |append: usize, inflight: usize| {
+        let settings = Settings {
+            append_size_bytes_max: append,
+            inflight_size_bytes_max: inflight,
+            ..Settings::default()
+        };
+        settings.check().err().map(|error| error.name)
+    };
+    assert_eq!(check(1_024, 1_024), None);
+    assert_eq!(check(1_023, 1_024), Some("append_size_bytes_max"));
+    assert_eq!(check(1_024, 1_023), Some("inflight_size_bytes_max"));
 }
