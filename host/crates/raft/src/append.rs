@@ -34,7 +34,7 @@ impl Core {
             return self.refuse_append(from, sequence, prev, out);
         }
         let last_new = LogIndex(prev.index.0 + entries.len() as u64);
-        self.append_from_leader(entries, out);
+        self.append_from_leader(entries);
         let matched = last_new.max(self.commit).min(self.log.last().index);
         let known = if self.bug(PlantedBug::CommitUncapped) {
             commit.min(self.log.last().index)
@@ -110,7 +110,7 @@ impl Core {
 
     /// Appends what is new in `entries`, which follow a matching entry. The suffix is dropped only
     /// at a real conflict: a message that is late may well say less than is known (trap 25).
-    fn append_from_leader(&mut self, mut entries: Vec<Entry>, out: &mut Effects) {
+    fn append_from_leader(&mut self, mut entries: Vec<Entry>) {
         let last = self.log.last().index;
         let known = |entry: &&Entry| entry.id.index <= last && self.has(entry);
         let skip = entries.iter().take_while(known).count();
@@ -124,7 +124,7 @@ impl Core {
             return;
         };
         if first <= last {
-            self.truncate_log(first, out);
+            self.truncate_log(first);
         }
         entries.drain(..skip);
         for entry in entries {
@@ -148,11 +148,9 @@ impl Core {
     }
 
     /// Cuts the log from `from` on, which lies above the commit index.
-    fn truncate_log(&mut self, from: LogIndex, out: &mut Effects) {
+    fn truncate_log(&mut self, from: LogIndex) {
         debug_assert!(from > self.commit, "committed entries are never cut");
-        if self.disk.has_staged_entries() {
-            self.flush(out);
-        }
+        self.disk.assert_no_staged_entries();
         self.log.truncate(from);
         self.disk.truncated(from);
         let narrowed = self.history.truncate(from);

@@ -58,9 +58,10 @@ impl Disk {
         self.has_staged
     }
 
-    /// Whether entries are staged, so that a truncation needs a write of its own.
-    pub(crate) fn has_staged_entries(&self) -> bool {
-        !self.staged.entries.is_empty()
+    /// A write cuts the log before it appends, so entries staged before a cut would come back. No
+    /// input does both in that order.
+    pub(crate) fn assert_no_staged_entries(&self) {
+        debug_assert!(self.staged.entries.is_empty(), "cut after an append");
     }
 
     pub(crate) fn staged_sequence(&self) -> u64 {

@@ -513,4 +513,13 @@ mod tests {
         assert!(peer.answered_within(RETRY, at_ms(1_004)));
         assert!(!peer.answered_within(RETRY, at_ms(1_005)));
     }
+
+    #[test]
+    fn a_repeated_answer_is_no_sign_that_what_is_under_way_arrives() {
+        let mut peer = replicating();
+        peer.sent(2, LogIndex(5), 1, at_ms(0));
+        let under_way = peer.answered(1).is_some();
+        peer.accepted(LogIndex(4), LogIndex(0), under_way, at_ms(900));
+        assert!(peer.is_overdue(RETRY, at_ms(1_000)));
+    }
 }

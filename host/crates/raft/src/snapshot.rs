@@ -152,9 +152,7 @@ impl Core {
     /// The snapshot is ahead of the log, or contradicts it: nothing of the log is kept, nor of the
     /// memberships it held (traps 26 and 27).
     fn replace_log(&mut self, snapshot: &SnapshotMeta, out: &mut Effects) {
-        if self.disk.has_staged_entries() {
-            self.flush(out);
-        }
+        self.disk.assert_no_staged_entries();
         let last_included = snapshot.last_included;
         self.log = Log::starting_after(last_included);
         self.disk.truncated(LogIndex(0));

@@ -2,7 +2,9 @@
 
 use super::leader;
 use crate::support::{Image, Seen, Solo, ms, say, voters};
-use kontiki_raft::{Effect, Input, MessageBody, ReadIndexReply, ReadMode, RejectReason, Token};
+use kontiki_raft::{
+    Effect, Input, LogIndex, MessageBody, ReadIndexReply, ReadMode, RejectReason, Token,
+};
 
 /// The number of the round that the effects begin.
 fn round(effects: &[Effect]) -> u64 {
@@ -121,30 +123,44 @@ fn a_read_without_a_leader_is_answered_when_the_replica_stops() {
     assert_eq!(stopped.rejection(token), Some(&reason));
 }
 
+/// The leader's answer to the question in `asked`.
+fn answer(asked: &[Effect], index: Option<u64>, busy: bool) -> MessageBody {
+    let number = |effect: &Effect| match effect {
+        Effect::Send { message, .. } => match &message.body {
+            MessageBody::ReadIndexRequest(request) => Some(request.token),
+            _ => None,
+        },
+        _ => None,
+    };
+    let number = asked.iter().find_map(number);
+    MessageBody::ReadIndexReply(ReadIndexReply {
+        token: number.expect("the leader is asked"),
+        index: index.map(LogIndex),
+        busy,
+    })
+}
+
 #[test]
 fn a_leader_that_leads_no_more_is_not_a_busy_one() {
     for busy in [true, false] {
         let mut node = Solo::open(voters([1, 2, 3]), Image::default());
         node.follow(2, 1);
         let (token, asked) = node.read(ReadMode::Quorum);
-        let number = |effect: &Effect| match effect {
-            Effect::Send { message, .. } => match &message.body {
-                MessageBody::ReadIndexRequest(request) => Some(request.token),
-                _ => None,
-            },
-            _ => None,
-        };
-        let number = asked.iter().find_map(number).expect("the leader is asked");
-        let refused = node.receive(
-            2,
-            1,
-            MessageBody::ReadIndexReply(ReadIndexReply {
-                token: number,
-                index: None,
-                busy,
-            }),
-        );
+        let refused = node.receive(2, 1, answer(&asked, None, busy));
         let reason = busy.then_some(&RejectReason::Busy);
         assert_eq!(refused.rejection(token), reason, "the next leader is asked");
     }
+}
+
+#[test]
+fn answers_of_the_leader_may_come_in_any_order() {
+    let mut node = Solo::open(voters([1, 2, 3]), Image::default());
+    node.follow(2, 1);
+    let mut asked: Vec<_> = (0..5).map(|_| node.read(ReadMode::Quorum)).collect();
+    asked.swap(0, 3);
+    for (token, question) in asked {
+        let confirmed = node.receive(2, 1, answer(&question, Some(7), false));
+        assert_eq!(confirmed.read_index(token), Some(7));
+    }
+    assert_eq!(node.status().reads_pending, 0);
 }

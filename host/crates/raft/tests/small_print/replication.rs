@@ -72,27 +72,27 @@ fn answer_probe(node: &mut Solo, probes: &[Effect], from: u64, upto: u64) -> Vec
 
 #[test]
 fn what_is_read_back_is_limited_and_every_read_has_a_number_of_its_own() {
-    let settings = Settings {
-        cache_size_bytes_max: 1,
-        append_entries_max: 3,
-        ..Settings::default()
-    };
-    let mut node = Solo::with(settings, voters([1, 2, 3, 4]), image(1, &[1; 20]));
-    let probes = node.win();
-    assert!(node.is_leader());
-    // Node 4 holds everything: from now on it is streamed to.
-    let last = node.last();
-    answer_probe(&mut node, &probes, 4, last);
-    let first = reads(&answer_probe(&mut node, &probes, 2, 5));
-    assert_eq!(first.len(), 1);
-    assert_eq!((first[0].1, first[0].2), (6, 8));
-    let blocked = peer(&node, 2).and_then(|peer| peer.blocked);
-    assert_eq!(blocked, Some(Blocked::Disk));
     // Appends draw from the same numbers.
-    propose(&mut node, 1, 1);
-    let second = reads(&answer_probe(&mut node, &probes, 3, 9));
-    assert_eq!((second[0].1, second[0].2), (10, 12));
-    assert!(second[0].0 > first[0].0, "{first:?} {second:?}");
+    for proposals_between in 0..=2 {
+        let settings = Settings {
+            cache_size_bytes_max: 1,
+            append_entries_max: 3,
+            ..Settings::default()
+        };
+        let mut node = Solo::with(settings, voters([1, 2, 3, 4]), image(1, &[1; 20]));
+        let probes = node.win();
+        // Node 4 holds everything: from now on it is streamed to.
+        let last = node.last();
+        answer_probe(&mut node, &probes, 4, last);
+        let first = reads(&answer_probe(&mut node, &probes, 2, 5));
+        assert_eq!((first[0].1, first[0].2), (6, 8));
+        let blocked = peer(&node, 2).and_then(|peer| peer.blocked);
+        assert_eq!(blocked, Some(Blocked::Disk));
+        propose(&mut node, proposals_between, 1);
+        let second = reads(&answer_probe(&mut node, &probes, 3, 9));
+        assert_eq!((second[0].1, second[0].2), (10, 12));
+        assert!(second[0].0 > first[0].0, "{first:?} {second:?}");
+    }
 }
 
 #[test]

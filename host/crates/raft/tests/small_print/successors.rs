@@ -213,6 +213,20 @@ fn a_leader_that_stops_wakes_one_that_is_willing_before_one_that_holds_more() {
 }
 
 #[test]
+fn neither_a_learner_nor_a_silent_voter_succeeds_a_leader() {
+    let members = learner_set(&[1, 2, 3], &[4]);
+    let standings = [(2, ranked(100)), (3, ranked(300)), (4, ranked(200))];
+    let mut group = Group::new(members, standings, &[]);
+    group.run(300);
+    group.standings.remove(1);
+    group.run(1_500);
+    let (token, target) = (group.node.token(), TransferTarget::Best);
+    group.node.give(Input::TransferLeadership { token, target });
+    let transfer = group.node.status().transfer;
+    assert_eq!(transfer.map(|transfer| transfer.target), Some(NodeId(2)));
+}
+
+#[test]
 fn a_learner_does_not_stand_in_the_way_of_a_preferred_voter() {
     let members = learner_set(&[1, 2, 3], &[4]);
     let standings = [(2, ranked(200)), (3, ranked(100)), (4, ranked(300))];
