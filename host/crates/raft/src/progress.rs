@@ -121,13 +121,12 @@ impl Peer {
     /// The same, for a node that may have had a record before, with sequences up to `sequence`.
     pub(crate) fn after(self, sequence: u64) -> Self {
         Self {
-            sequence,
             sequence_before: sequence,
             ..self
         }
     }
 
-    /// Sequence of the last append.
+    /// Sequence of the last append; zero if there was none.
     pub(crate) fn sequence(&self) -> u64 {
         self.sequence
     }

@@ -116,6 +116,18 @@ fn a_read_that_lost_its_leader_is_confirmed_by_the_node_itself_if_it_wins() {
 }
 
 #[test]
+fn a_read_that_lost_two_leaders_is_given_up() {
+    let (mut node, token) = homeless();
+    let asked = node.follow(3, 2);
+    assert_eq!(asked.rejection(token), None);
+    assert_eq!(node.status().reads_pending, 1);
+    let lost = node.receive(2, 3, say::forced_vote_request(node.last_id()));
+    let reason = RejectReason::NotLeader { leader: None };
+    assert_eq!(lost.rejection(token), Some(&reason));
+    assert_eq!(node.status().reads_pending, 0);
+}
+
+#[test]
 fn a_read_without_a_leader_is_answered_when_the_replica_stops() {
     let (mut node, token) = homeless();
     let stopped = node.give(Input::Shutdown);

@@ -36,6 +36,18 @@ fn a_stream_sends_all_there_is_in_messages_of_limited_size() {
     assert_eq!(batches(&effects, 2), [2, 2, 1]);
 }
 
+/// Settings that nobody checked must not divide by zero, nor keep entries back for ever.
+#[test]
+fn limits_of_zero_count_as_one() {
+    let mut node = leader(|settings| {
+        settings.append_entries_max = 0;
+        settings.heartbeat_factor = 0;
+    });
+    assert_eq!(batches(&propose(&mut node, 2, 1), 2), [1, 1]);
+    let heartbeat = node.status().timers.heartbeat;
+    assert_eq!(heartbeat.span, Settings::default().election_timeout);
+}
+
 #[test]
 fn a_window_of_bytes_that_is_just_full_is_closed() {
     // Entries count 32 bytes more than their command.
