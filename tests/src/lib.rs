@@ -14,6 +14,7 @@ pub mod network;
 pub mod open_load;
 pub mod pauses;
 pub mod session;
+mod unsent;
 pub mod until;
 
 pub use cluster::{Cluster, ClusterOptions};

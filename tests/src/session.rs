@@ -1,5 +1,6 @@
 //! One client's connection to a cluster, speaking the protocol directly.
 
+use crate::unsent;
 use anyhow::{Context as _, Result, bail};
 use kontiki_proto::v1;
 use kontiki_proto::v1::admin_client::AdminClient;
@@ -344,19 +345,14 @@ pub(crate) fn applied(reply: v1::ApplyReply) -> Outcome {
 }
 
 /// What a failed call says of its command. Without our own details the transport made the status,
-/// and nothing is known unless the connection was never made.
+/// and nothing is known unless it says that the command was not sent, or not looked at.
 pub(crate) fn failed(status: &Status) -> Outcome {
     let details = status.get_error_details();
     let Some(info) = details.error_info() else {
-        let said = format!(
-            "{:?}: {}{}",
-            status.code(),
-            status.message(),
-            causes(status)
-        );
-        let never_sent = is_connect_error(status) || kontiki_client::is_unsent(status);
+        let causes = unsent::told(status);
+        let said = format!("{:?}: {}{causes}", status.code(), status.message());
         return match status.code() {
-            _ if never_sent => Outcome::NotApplied {
+            _ if unsent::is_certain(status) => Outcome::NotApplied {
                 reason: format!("UNREACHABLE {said}"),
             },
             Code::Cancelled | Code::DeadlineExceeded => Outcome::Unknown {
@@ -375,23 +371,4 @@ pub(crate) fn failed(status: &Status) -> Outcome {
             reason: info.reason.clone(),
         },
     }
-}
-
-/// What lies under a status that the transport made, down to the first cause.
-fn causes(status: &Status) -> String {
-    let first = std::error::Error::source(status);
-    std::iter::successors(first, |error| error.source())
-        .map(|error| format!(": {error}"))
-        .collect()
-}
-
-fn is_connect_error(status: &Status) -> bool {
-    let mut source = std::error::Error::source(status);
-    while let Some(error) = source {
-        if error.to_string().contains("tcp connect error") {
-            return true;
-        }
-        source = error.source();
-    }
-    false
 }
