@@ -27,7 +27,7 @@ struct Step {
 }
 
 /// In the order in which they are done: what is quick, or what others need, comes first.
-const STEPS: [Step; 8] = [
+const STEPS: [Step; 9] = [
     Step {
         name: "format",
         what: "every file is formatted",
@@ -52,6 +52,11 @@ const STEPS: [Step; 8] = [
         name: "no-std",
         what: "the core builds without a standard library",
         run: no_std::check,
+    },
+    Step {
+        name: "benches",
+        what: "the comparison with raft-rs builds",
+        run: benches,
     },
     Step {
         name: "build",
@@ -164,6 +169,21 @@ fn guests() -> Result<()> {
         )?)?;
     }
     Ok(())
+}
+
+/// A workspace of its own, with crates that nothing else needs; only looked at, as a comparison in a
+/// development build says nothing.
+const BENCH_WORKSPACE: [&str; 2] = ["--manifest-path", "host/crates/raft-bench/Cargo.toml"];
+
+fn benches() -> Result<()> {
+    run_command(&mut cargo(
+        [&["fmt", "--check"][..], &BENCH_WORKSPACE].concat(),
+    )?)?;
+    let strict = ["--", "-D", "warnings"];
+    let clippy = ["clippy", "--all-targets"];
+    run_command(&mut cargo(
+        [&clippy[..], &BENCH_WORKSPACE, &strict].concat(),
+    )?)
 }
 
 fn build() -> Result<()> {
