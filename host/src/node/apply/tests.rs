@@ -1,16 +1,22 @@
 //! The machine's thread: order, batches, faults.
 
+use super::cut::is_command;
+use super::view::MachineState;
 use super::*;
 use crate::metrics::Metrics;
 use crate::node::native_machine;
+use crate::node::request::Applied;
 use kontiki_plugin::{
-    ApplyFault, Description, Export, Fault, FaultSite, GuestCause, GuestFault, SnapshotFile,
-    SnapshotInfo,
+    Answer, Answers, ApplyFault, Batch, Description, Export, Fault, FaultSite, GuestCause,
+    GuestFault, Machine, SnapshotFile, SnapshotInfo,
 };
-use kontiki_raft::{Configuration, HardState, IoId, MemberSet, NodeId, Persist, Term};
+use kontiki_raft::{
+    Configuration, Entry, EntryKind, HardState, IoId, LogId, MemberSet, NodeId, Persist, Term,
+};
 use kontiki_storage::{GroupRecord, Options};
+use std::sync::Mutex;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
 const GROUP: GroupId = GroupId(7);
