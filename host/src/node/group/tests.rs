@@ -6,15 +6,16 @@ use crate::node::budget::Budget;
 use crate::node::handle::{GroupHandle, HandleInner, Pending};
 use crate::node::native_machine;
 use crate::node::plugins::PluginSource;
+use crate::node::request::Outcome;
 use crate::node::router::Router;
 use crate::transport::QueueLimits;
 use bytes::Bytes;
 use kontiki_proto::v1;
 use kontiki_raft::{
-    AppendEntries, Entry, HeartbeatReply, LogId, LogIndex, MemberSet, MessageBody, Settings,
-    Standing, Term,
+    AppendEntries, Entry, HeartbeatReply, LogId, LogIndex, MemberSet, MessageBody, Persist,
+    Settings, Standing, Term,
 };
-use kontiki_storage::{GroupRecord, Options, StorageMetrics};
+use kontiki_storage::{GroupRecord, Options, StorageError, StorageMetrics};
 use std::sync::Mutex;
 use std::sync::atomic::AtomicBool;
 use tokio::time::Instant;
