@@ -169,17 +169,27 @@ async fn lost(plan: &Plan, all: &[Paced], died: Instant, session: &Session) -> R
     Ok(in_doubt.len() - kept)
 }
 
+/// `end` is when the group served again, with the dead still dead: a client may try those first.
 fn check_load(all: &[Paced], begin: Instant, died: Instant, end: Instant) -> Result<()> {
     let offered = Offered::within(all, begin, end);
     eprintln!("{offered:.1?}");
     offered.ensure_rate(RATE_MIN)?;
-    let phase = Phase {
-        name: "majority lost".to_owned(),
-        from: died,
-        to: end,
-        documented: MAJORITY_LOST,
-    };
-    let refusals = Refusals::sort(all, &[phase])?;
+    let last = all.iter().map(|paced| paced.record.end).max();
+    let phases = [
+        Phase {
+            name: "majority lost".to_owned(),
+            from: died,
+            to: end,
+            documented: MAJORITY_LOST,
+        },
+        Phase {
+            name: "recovered".to_owned(),
+            from: end,
+            to: last.unwrap_or(end),
+            documented: &["UNREACHABLE"],
+        },
+    ];
+    let refusals = Refusals::sort(all, &phases)?;
     eprintln!("{:#?}", refusals.documented);
     assert_eq!(refusals.others, BTreeMap::new(), "errors nobody documented");
     Ok(())

@@ -302,8 +302,7 @@ impl Core {
             // The others learn that the change is committed, then the best of them takes over
             // without waiting for a timeout (trap 7).
             self.replicate(out);
-            self.wake_successor(out);
-            self.step_down(StopReason::Removed, out);
+            self.leave(out);
         }
     }
 

@@ -17,7 +17,7 @@
 use crate::core::Core;
 use crate::leading::Leading;
 use crate::planted::PlantedBug;
-use crate::{Effect, Effects, Event, Instant, NodeId, TransferTarget};
+use crate::{Effect, Effects, Event, Instant, NodeId, StopReason, TransferTarget};
 use core::cmp::Reverse;
 use core::time::Duration;
 
@@ -143,7 +143,7 @@ impl Core {
         self.takeover.note_attempt(now, timeout);
         let term = self.hard.term;
         out.push(Effect::Event(Event::TakeoverStarted { target, term }));
-        self.begin_transfer(None, target, out);
+        self.begin_transfer(None, target, StopReason::Transfer, out);
         self.check_transfer(out);
     }
 }

@@ -38,7 +38,7 @@ impl Core {
         if target == self.node {
             return out.push(Effect::Done { token });
         }
-        self.begin_transfer(Some(token), target, out);
+        self.begin_transfer(Some(token), target, StopReason::Transfer, out);
         self.check_transfer(out);
     }
 
@@ -101,12 +101,40 @@ impl Core {
         best.map(|peer| peer.node)
     }
 
+    /// A leader that votes no more hands over and goes (thesis §4.2.2). It takes no more proposals,
+    /// and wakes the best voter when that holds the whole log: woken before, it could lose to the
+    /// others, which may already hold more of what is under way, and the group would wait for an
+    /// election timeout.
+    pub(crate) fn leave(&mut self, out: &mut Effects) {
+        let leading = self.leading.as_deref();
+        if leading.is_some_and(|leading| leading.transfer.is_some()) {
+            return;
+        }
+        match self.best_successor() {
+            Some(target) => {
+                self.begin_transfer(None, target, StopReason::Removed, out);
+                self.check_transfer(out);
+            }
+            None => self.go(out),
+        }
+    }
+
+    fn go(&mut self, out: &mut Effects) {
+        self.wake_successor(out);
+        self.step_down(StopReason::Removed, out);
+    }
+
+    fn is_voter(&self) -> bool {
+        self.configuration().is_voter(self.node)
+    }
+
     /// From here on writes are refused, and the lease is void before anybody is told to campaign
     /// (trap 13).
     pub(crate) fn begin_transfer(
         &mut self,
         token: Option<Token>,
         target: NodeId,
+        reason: StopReason,
         out: &mut Effects,
     ) {
         let due = self.now.plus(self.settings.election_timeout);
@@ -122,7 +150,6 @@ impl Core {
             ordered: false,
         });
         if core::mem::take(&mut leading.announced) {
-            let reason = StopReason::Transfer;
             out.push(Effect::Event(Event::LeaderStopped { term, reason }));
         }
     }
@@ -151,6 +178,9 @@ impl Core {
         };
         if matched == last || hasty {
             transfer.ordered = true;
+            if !self.is_voter() {
+                return self.go(out);
+            }
             // Not stepped down: if nothing comes of it, this leader resumes. Voters bound by a
             // lease are released by its vote, which only comes with stepping down.
             let body = MessageBody::TimeoutNow(TimeoutNow {
@@ -161,7 +191,7 @@ impl Core {
     }
 
     /// Gives up a transfer that takes longer than an election timeout, and resumes in the same
-    /// term.
+    /// term, if this leader still votes.
     pub(crate) fn transfer_tick(&mut self, out: &mut Effects) {
         let now = self.now;
         let Some(leading) = self.leading.as_deref_mut() else {
@@ -172,6 +202,9 @@ impl Core {
         };
         leading.lease_from = now;
         let ready = leading.ready;
+        if !self.is_voter() {
+            return self.go(out);
+        }
         let reason = RejectReason::TransferTimedOut {
             node: transfer.target,
         };

@@ -5,8 +5,8 @@ use crate::support::{
     say, voters,
 };
 use kontiki_raft::{
-    ConfigurationError, Event, Input, MessageBody, NodeId, RejectReason, Role, StopReason,
-    TransferTarget,
+    ConfigurationError, Effect, Event, Input, MessageBody, NodeId, RejectReason, Role, Settings,
+    StopReason, TransferTarget,
 };
 
 fn has_entries(envelope: &Envelope) -> bool {
@@ -210,6 +210,65 @@ fn trap_07_a_removed_leader_falls_silent_and_wakes_a_successor() {
         cluster.leaderships(1).last(),
         Some(&(1, Some(StopReason::Removed)))
     );
+}
+
+/// A leader that has logged its own removal and commands after it; node 2 and 3 hold the removal.
+fn leaving() -> Solo {
+    let mut node = Solo::leader(voters([1, 2, 3, 4]), 1, &[]);
+    node.settle();
+    let token = node.token();
+    let (change, expected) = (change::remove(1), None);
+    node.give(Input::ChangeConfiguration {
+        token,
+        change,
+        expected,
+    });
+    let removal = node.last();
+    node.propose("under way");
+    node.ack(2, removal);
+    let effects = node.ack(3, removal);
+    assert!(effects.is_done(token), "{effects:?}");
+    assert!(woken(&effects).is_empty(), "nobody holds the whole log");
+    node
+}
+
+fn woken(effects: &[Effect]) -> Vec<u64> {
+    let orders = effects.sent().into_iter();
+    let orders = orders.filter(|(_, m)| matches!(m.body, MessageBody::TimeoutNow(_)));
+    orders.map(|(to, _)| to).collect()
+}
+
+/// Node 4 may hold what is under way, and would refuse a candidate that does not.
+#[test]
+fn trap_07_a_removed_leader_wakes_a_successor_that_holds_the_whole_log() {
+    let mut node = leaving();
+    assert_eq!(node.role(), Role::Transferring);
+    let (token, refused) = node.propose("too late");
+    assert_eq!(refused.rejection(token), Some(&RejectReason::Transferring));
+    let elsewhere = node.ack(4, node.last());
+    assert!(woken(&elsewhere).is_empty(), "the best was chosen before");
+    let target = node.status().transfer.expect("it hands over").target.0;
+    let effects = node.ack(target, node.last());
+    assert_eq!(woken(&effects).len(), 1);
+    assert_eq!(node.role(), Role::Follower);
+}
+
+#[test]
+fn trap_07_a_removed_leader_goes_though_nobody_catches_up() {
+    let mut node = leaving();
+    let begin = node.now;
+    while node.is_leader() {
+        let effects = node.tick_within(ms(2_000)).expect("it ticks");
+        assert_eq!(woken(&effects).is_empty(), node.is_leader());
+        for (from, heartbeat) in effects.heartbeats() {
+            if from != 4 {
+                node.receive(from, 1, say::heartbeat_ack(heartbeat.round));
+            }
+        }
+    }
+    assert!(node.now.since(begin) <= Settings::default().election_timeout);
+    node.wait(ms(5_000));
+    assert!(!node.is_leader());
 }
 
 /// A removed follower is told before it is forgotten, so that it does not campaign.
