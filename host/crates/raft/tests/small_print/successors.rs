@@ -104,6 +104,13 @@ impl Group {
         self.standings.iter().filter_map(turn).collect()
     }
 
+    /// Orders a transfer to whoever is best, and gives who that is.
+    fn hand_to_best(&mut self) -> Option<NodeId> {
+        let (token, target) = (self.node.token(), TransferTarget::Best);
+        self.node.give(Input::TransferLeadership { token, target });
+        self.node.status().transfer.map(|transfer| transfer.target)
+    }
+
     fn begin(&mut self, change: ConfigurationChange) {
         let token = self.node.token();
         let expected = None;
@@ -183,10 +190,7 @@ fn the_best_successor_keeps_up_even_if_another_is_preferred() {
     let standings = [(2, ranked(100)), (3, ranked(200))];
     let mut group = Group::new(voters([1, 2, 3]), standings, &[3]);
     group.run(400);
-    let (token, target) = (group.node.token(), TransferTarget::Best);
-    group.node.give(Input::TransferLeadership { token, target });
-    let transfer = group.node.status().transfer;
-    assert_eq!(transfer.map(|transfer| transfer.target), Some(NodeId(2)));
+    assert_eq!(group.hand_to_best(), Some(NodeId(2)));
 }
 
 #[test]
@@ -195,10 +199,7 @@ fn a_drained_member_is_handed_leadership_only_if_there_is_nobody_else() {
     let standings = [(2, ranked(100)), (3, drained())];
     let mut group = Group::new(voters([1, 2, 3]), standings, &[2]);
     group.run(400);
-    let (token, target) = (group.node.token(), TransferTarget::Best);
-    group.node.give(Input::TransferLeadership { token, target });
-    let transfer = group.node.status().transfer;
-    assert_eq!(transfer.map(|transfer| transfer.target), Some(NodeId(2)));
+    assert_eq!(group.hand_to_best(), Some(NodeId(2)));
 }
 
 #[test]
@@ -220,10 +221,7 @@ fn neither_a_learner_nor_a_silent_voter_succeeds_a_leader() {
     group.run(300);
     group.standings.remove(1);
     group.run(1_500);
-    let (token, target) = (group.node.token(), TransferTarget::Best);
-    group.node.give(Input::TransferLeadership { token, target });
-    let transfer = group.node.status().transfer;
-    assert_eq!(transfer.map(|transfer| transfer.target), Some(NodeId(2)));
+    assert_eq!(group.hand_to_best(), Some(NodeId(2)));
 }
 
 #[test]
