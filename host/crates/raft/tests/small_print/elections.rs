@@ -195,3 +195,12 @@ fn the_wait_before_an_election_is_spread_over_the_whole_span() {
     assert!((settings.election_timeout..ms(1_050)).contains(shortest));
     assert!((ms(1_950)..longest_max).contains(longest));
 }
+
+/// There is nobody to leave leadership to.
+#[test]
+fn the_only_voter_campaigns_at_once_though_it_is_drained() {
+    let mut node = Solo::open(voters([1]), image(1, &[1]));
+    node.give(Input::SetDrained(true));
+    node.tick_within(ms(0)).expect("its time has come");
+    assert!(node.is_leader());
+}
