@@ -82,7 +82,7 @@ async fn followers_that_are_killed_and_started_again_keep_what_they_promised() -
 /// what it has: neither those that came while it slept nor later ones.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_leader_that_slept_past_its_lease_does_not_answer_by_it() -> Result<()> {
-    let (cluster, mut session) = prepare().await?;
+    let (cluster, session) = prepare().await?;
     let sleeper = leaseholder(&session).await?;
     let read = session.read(sleeper, "get", Consistency::Lease).await?;
     ensure!(read.answer == "1", "{}", read.answer);
