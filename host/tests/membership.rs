@@ -485,6 +485,17 @@ async fn read_only_mode_ends_by_way_of_a_removed_replica() {
                 local: false,
             };
             cluster.admin(0).set_read_only(request).await.unwrap();
+            if on {
+                // Else it never comes to know, and need not unlearn it.
+                wait_for(
+                    "the leader to know that its members are read-only",
+                    || async {
+                        let there = cluster.describe(leader, "counter").await?;
+                        there.peers.iter().all(|peer| peer.read_only).then_some(())
+                    },
+                )
+                .await;
+            }
         }
         let applied = apply(&mut cluster.client(leader), "counter", "add 1").await;
         applied.expect("the group takes commands").1.unwrap();

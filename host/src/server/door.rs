@@ -132,7 +132,8 @@ mod tests {
         tokio::pin!(shut);
         assert!(shut.as_mut().now_or_never().is_none(), "they wait");
         for _ in &early {
-            door.next().await.unwrap().unwrap();
+            let next = tokio::time::timeout(Duration::from_secs(30), door.next());
+            next.await.expect("let in").unwrap().unwrap();
         }
         assert!(door.next().now_or_never().is_none());
         shut.await;

@@ -147,6 +147,7 @@ mod tests {
         let (server, client) = pair().await;
         let closing = TaskTracker::new();
         drop(Lingering::new(server, closing.clone()));
+        assert_eq!(closing.len(), 1, "it is waited for");
         closing.close();
         let closed = tokio::time::timeout(30 * LINGER_LIMIT, closing.wait()).await;
         closed.expect("given up on");
