@@ -4,7 +4,7 @@ use crate::support::{Cluster, Outcome, Seen, Setup, Solo, change, id, image, ms,
 use bytes::Bytes;
 use kontiki_raft::{
     AppendEntriesReply, ConfigurationError, EntryKind, Event, Input, LogIndex, MessageBody, NodeId,
-    PeerState, Proposal, ReadMode, RejectReason, Role, Settings, StopReason, Term,
+    PeerState, Proposal, ReadMode, RejectReason, Role, StopReason, Term,
 };
 
 fn command(bytes: usize) -> EntryKind {
@@ -26,15 +26,6 @@ fn propose(node: &mut Solo, kind: EntryKind) -> Result<Vec<kontiki_raft::Effect>
     }
 }
 
-/// A leader at term 1 to which nodes 2 and 3 have acknowledged everything.
-fn leader(change: impl FnOnce(&mut Settings)) -> Solo {
-    let mut settings = Settings::default();
-    change(&mut settings);
-    let mut node = Solo::leader_with(settings, voters([1, 2, 3]), 1, &[]);
-    node.settle();
-    node
-}
-
 #[test]
 fn an_expected_term_that_is_over_refuses_the_command() {
     let mut cluster = Cluster::led_by_1_of(3);
@@ -48,7 +39,7 @@ fn an_expected_term_that_is_over_refuses_the_command() {
 
 #[test]
 fn a_command_above_the_limit_is_refused_and_one_at_it_is_taken() {
-    let mut node = leader(|settings| settings.entry_size_bytes_max = 100);
+    let mut node = Solo::settled(|settings| settings.entry_size_bytes_max = 100);
     assert!(propose(&mut node, command(100)).is_ok());
     let expected = RejectReason::TooLarge {
         size_bytes: 101,
@@ -59,7 +50,7 @@ fn a_command_above_the_limit_is_refused_and_one_at_it_is_taken() {
 
 #[test]
 fn a_configuration_is_no_command() {
-    let mut node = leader(|_| {});
+    let mut node = Solo::settled(|_| {});
     let kind = EntryKind::Configuration(crate::support::configuration([1]).into());
     assert!(matches!(
         propose(&mut node, kind),
@@ -70,7 +61,7 @@ fn a_configuration_is_no_command() {
 /// The backlog is bounded in bytes, and room is made by commits.
 #[test]
 fn a_backlog_above_the_limit_is_busy() {
-    let mut node = leader(|settings| {
+    let mut node = Solo::settled(|settings| {
         settings.entry_size_bytes_max = 400;
         settings.uncommitted_size_bytes_max = 1_000;
     });
@@ -89,7 +80,7 @@ fn a_backlog_above_the_limit_is_busy() {
 /// The window in messages: a peer that does not answer gets no more than it, and costs nobody else.
 #[test]
 fn the_window_in_messages_holds_a_silent_peer_back() {
-    let mut node = leader(|settings| settings.inflight_messages_max = 4);
+    let mut node = Solo::settled(|settings| settings.inflight_messages_max = 4);
     let mut sent = [0, 0];
     for _ in 0..20 {
         let effects = propose(&mut node, command(10)).expect("taken");
@@ -113,7 +104,7 @@ fn the_window_in_messages_holds_a_silent_peer_back() {
 
 #[test]
 fn the_window_in_bytes_holds_a_silent_peer_back() {
-    let mut node = leader(|settings| settings.inflight_size_bytes_max = 2_048);
+    let mut node = Solo::settled(|settings| settings.inflight_size_bytes_max = 2_048);
     for _ in 0..20 {
         propose(&mut node, command(500)).expect("taken");
     }
@@ -125,7 +116,7 @@ fn the_window_in_bytes_holds_a_silent_peer_back() {
 #[test]
 fn a_message_is_cut_by_entries_and_by_bytes() {
     for (entries_max, size_bytes_max, expected) in [(3, 1 << 20, 3), (1_000, 1_024, 7)] {
-        let mut node = leader(|settings| {
+        let mut node = Solo::settled(|settings| {
             settings.append_entries_max = entries_max;
             settings.append_size_bytes_max = size_bytes_max;
             settings.inflight_messages_max = 1;
@@ -142,7 +133,7 @@ fn a_message_is_cut_by_entries_and_by_bytes() {
 /// since (found by the simulator: the answers of two appends overtook one another).
 #[test]
 fn a_refused_append_is_sent_again() {
-    let mut node = leader(|_| {});
+    let mut node = Solo::settled(|_| {});
     let sequence = |effects: &[kontiki_raft::Effect]| effects.appends()[0].1.sequence;
     let first = sequence(&propose(&mut node, command(1)).expect("taken"));
     let second = sequence(&propose(&mut node, command(1)).expect("taken"));
@@ -163,7 +154,7 @@ fn a_refused_append_is_sent_again() {
 /// A peer whose messages were lost is found out anew, after a pause.
 #[test]
 fn an_unreachable_peer_is_probed() {
-    let mut node = leader(|_| {});
+    let mut node = Solo::settled(|_| {});
     propose(&mut node, command(1)).expect("taken");
     node.give(Input::PeerUnreachable { peer: NodeId(2) });
     let peer = node.status().peers[0].clone();

@@ -1,6 +1,5 @@
 //! Proposals, and what is handed to the state machine.
 
-use super::leader;
 use crate::support::{Seen, Solo, image, voters};
 use bytes::Bytes;
 use kontiki_raft::{Effect, EntryKind, Input, LogIndex, Proposal, RejectReason, Token};
@@ -20,7 +19,7 @@ fn commit(node: &mut Solo, size_bytes: usize) -> Vec<Effect> {
 
 #[test]
 fn proposals_count_as_pending_until_they_are_handed_over() {
-    let mut node = leader(|_| {});
+    let mut node = Solo::settled(|_| {});
     assert_eq!(node.status().proposals_pending, 0);
     for expected in 1..=3 {
         node.propose("x");
@@ -34,7 +33,7 @@ fn proposals_count_as_pending_until_they_are_handed_over() {
 /// reports gives back exactly its own size.
 #[test]
 fn what_waits_for_the_state_machine_is_bounded_in_bytes() {
-    let mut node = leader(|settings| settings.cache_size_bytes_max = 1_000);
+    let mut node = Solo::settled(|settings| settings.cache_size_bytes_max = 1_000);
     let first = node.status().applying_index;
     node.give(Input::Applied { index: first });
     for size_bytes in [300, 500] {
@@ -67,7 +66,7 @@ fn a_backlog_that_is_just_full_is_not_exceeded() {
     // Two entries of this size are in the log when the last one comes; each costs 32 more.
     let limit = 2 * (100 + 32) + 100;
     let sizes = |limit: usize| {
-        let mut node = leader(|settings| settings.uncommitted_size_bytes_max = limit);
+        let mut node = Solo::settled(|settings| settings.uncommitted_size_bytes_max = limit);
         let kind = || EntryKind::Command(Bytes::from(vec![7; 100]));
         let proposals = (1..=3).map(|token| Proposal {
             token: Token(token),

@@ -1,22 +1,8 @@
 //! Changes of membership.
 
-use super::leader;
 use crate::support::{Image, Seen, Solo, change, entries_after, id, image, joint, ms, say, voters};
-use kontiki_raft::{
-    ConfigurationChange, ConfigurationError, Effect, Event, Input, LogIndex, RejectReason, Token,
-};
+use kontiki_raft::{ConfigurationError, Event, Input, LogIndex, RejectReason};
 use std::time::Duration;
-
-fn begin(node: &mut Solo, change: ConfigurationChange) -> (Token, Vec<Effect>) {
-    let token = node.token();
-    let expected = None;
-    let effects = node.give(Input::ChangeConfiguration {
-        token,
-        change,
-        expected,
-    });
-    (token, effects)
-}
 
 /// The milliseconds after now at which node 3 is sent a heartbeat, while node 2 answers all.
 fn heartbeats_to_3(node: &mut Solo, span: Duration) -> Vec<u64> {
@@ -37,15 +23,8 @@ fn heartbeats_to_3(node: &mut Solo, span: Duration) -> Vec<u64> {
 
 #[test]
 fn a_member_that_remains_is_not_told_that_it_was_removed() {
-    let mut node = leader(|_| {});
-    let token = node.token();
-    let change = change::remove(3);
-    let expected = None;
-    let mut effects = node.give(Input::ChangeConfiguration {
-        token,
-        change,
-        expected,
-    });
+    let mut node = Solo::settled(|_| {});
+    let (token, mut effects) = node.change(change::remove(3));
     effects.extend(node.ack_all());
     assert!(effects.is_done(token));
     assert!(!effects.events().contains(&&Event::Removed));
@@ -54,11 +33,11 @@ fn a_member_that_remains_is_not_told_that_it_was_removed() {
 /// It learns of its removal if it can; a dead one is not written to for ever.
 #[test]
 fn a_removed_member_that_is_silent_is_told_for_two_election_timeouts() {
-    let mut node = leader(|_| {});
+    let mut node = Solo::settled(|_| {});
     // The change comes with a heartbeat, so that its limit falls on one.
     let before = node.wait(ms(100));
     assert_eq!(before.heartbeats().len(), 2);
-    begin(&mut node, change::remove(3));
+    node.change(change::remove(3));
     node.ack(2, node.last());
     assert!(node.commit() == node.last());
     let told = heartbeats_to_3(&mut node, ms(5_000));
@@ -67,20 +46,20 @@ fn a_removed_member_that_is_silent_is_told_for_two_election_timeouts() {
 
 #[test]
 fn another_change_does_not_forget_who_is_still_to_be_told() {
-    let mut node = leader(|_| {});
-    begin(&mut node, change::remove(3));
+    let mut node = Solo::settled(|_| {});
+    node.change(change::remove(3));
     node.ack(2, node.last());
-    begin(&mut node, change::add_learner(4));
+    node.change(change::add_learner(4));
     assert!(!heartbeats_to_3(&mut node, ms(500)).is_empty());
 }
 
 /// Trap 38: it may have been deleted and made anew in between.
 #[test]
 fn what_a_member_held_before_it_was_removed_says_nothing_when_it_comes_back() {
-    let mut node = leader(|_| {});
-    begin(&mut node, change::remove(3));
+    let mut node = Solo::settled(|_| {});
+    node.change(change::remove(3));
     node.ack(2, node.last());
-    let (token, _) = begin(&mut node, change::add_learner(3));
+    let (token, _) = node.change(change::add_learner(3));
     node.ack(2, node.last());
     assert!(node.commit() == node.last());
     let peers = node.status().peers;
@@ -92,7 +71,7 @@ fn what_a_member_held_before_it_was_removed_says_nothing_when_it_comes_back() {
 /// The answer to what it was sent before it was removed may come late.
 #[test]
 fn a_late_answer_of_a_member_that_was_removed_and_added_says_nothing() {
-    let mut node = leader(|_| {});
+    let mut node = Solo::settled(|_| {});
     let mut sequence = 0;
     for text in ["a", "b", "c"] {
         let (_, effects) = node.propose(text);
@@ -101,9 +80,9 @@ fn a_late_answer_of_a_member_that_was_removed_and_added_says_nothing() {
         sequence = to_3.expect("it is streamed to").1.sequence;
         node.ack(2, node.last());
     }
-    begin(&mut node, change::remove(3));
+    node.change(change::remove(3));
     node.ack(2, node.last());
-    begin(&mut node, change::add_learner(3));
+    node.change(change::add_learner(3));
     node.receive(3, 1, say::append_ack(sequence, node.last()));
     let peers = node.status().peers;
     let returned = peers.iter().find(|peer| peer.node.0 == 3);
@@ -112,10 +91,10 @@ fn a_late_answer_of_a_member_that_was_removed_and_added_says_nothing() {
 
 #[test]
 fn a_change_is_done_when_it_is_committed_and_not_with_what_lies_before_it() {
-    let mut node = leader(|_| {});
+    let mut node = Solo::settled(|_| {});
     node.propose("x");
     let before = node.last();
-    let (token, _) = begin(&mut node, change::replace_by([1, 2]));
+    let (token, _) = node.change(change::replace_by([1, 2]));
     let effects = node.ack(2, before);
     assert_eq!(node.commit(), before);
     assert!(!effects.is_done(token));

@@ -1,6 +1,5 @@
 //! What a host sees of a replica.
 
-use super::leader;
 use crate::support::{Image, Seen, Solo, change, id, say, voters};
 use kontiki_raft::{
     Core, Effect, HardState, Input, IoId, NodeId, ReadMode, RejectReason, Role, Settings, Term,
@@ -37,7 +36,7 @@ fn term_and_vote_are_told() {
 
 #[test]
 fn a_leader_that_hands_over_says_so() {
-    let mut node = leader(|_| {});
+    let mut node = Solo::settled(|_| {});
     assert_eq!(node.core.role(), Role::Leader);
     let token = node.token();
     let target = TransferTarget::Node(NodeId(2));
@@ -47,12 +46,12 @@ fn a_leader_that_hands_over_says_so() {
 
 #[test]
 fn a_failure_names_its_cause_and_a_shutdown_is_none() {
-    let mut node = leader(|_| {});
+    let mut node = Solo::settled(|_| {});
     assert_eq!(node.core.failure(), None);
     let io = IoId::default();
     node.give(Input::PersistFailed { io });
     assert_eq!(node.core.failure(), Some("a write to the log failed"));
-    let mut node = leader(|_| {});
+    let mut node = Solo::settled(|_| {});
     node.give(Input::Shutdown);
     assert_eq!(
         (node.core.role(), node.core.failure()),
@@ -62,7 +61,7 @@ fn a_failure_names_its_cause_and_a_shutdown_is_none() {
 
 #[test]
 fn what_ends_after_the_replica_stopped_still_counts_as_ended() {
-    let mut node = leader(|_| {});
+    let mut node = Solo::settled(|_| {});
     node.hold_disk();
     node.propose("x");
     node.ack_all();
@@ -79,24 +78,18 @@ fn what_ends_after_the_replica_stopped_still_counts_as_ended() {
 
 #[test]
 fn every_order_to_a_stopped_replica_is_refused() {
-    let mut node = leader(|_| {});
+    let mut node = Solo::settled(|_| {});
     node.give(Input::Shutdown);
     let (token, effects) = node.propose("x");
     assert_eq!(effects.rejection(token), Some(&RejectReason::Stopping));
-    let token = node.token();
-    let (change, expected) = (change::remove(3), None);
-    let refused = node.give(Input::ChangeConfiguration {
-        token,
-        change,
-        expected,
-    });
+    let (token, refused) = node.change(change::remove(3));
     let reason = RejectReason::Stopping;
     assert_eq!(refused, [Effect::Rejected { token, reason }]);
 }
 
 #[test]
 fn writes_under_way_are_counted() {
-    let mut node = leader(|_| {});
+    let mut node = Solo::settled(|_| {});
     assert_eq!(node.status().writes_pending, 0);
     node.hold_disk();
     for expected in 1..=3 {
@@ -110,7 +103,7 @@ fn writes_under_way_are_counted() {
 /// An answer of a higher term ends a leadership, but not if a stranger gives it.
 #[test]
 fn a_stranger_cannot_depose_a_leader() {
-    let mut node = leader(|_| {});
+    let mut node = Solo::settled(|_| {});
     node.receive(9, 5, say::append_ack(1, 1));
     node.receive(9, 5, say::heartbeat_ack(1));
     assert_eq!((node.role(), node.term()), (Role::Leader, 1));
@@ -135,7 +128,7 @@ fn a_configuration_counts_eight_bytes_for_each_member_of_each_set() {
 /// A host that sleeps until the next deadline must wake up in time to see that its disk hangs.
 #[test]
 fn a_leader_that_waits_for_its_disk_wants_to_be_woken_before_it_counts_as_stalled() {
-    let mut node = leader(|settings| {
+    let mut node = Solo::settled(|settings| {
         settings.election_timeout = Duration::from_secs(60);
         settings.heartbeat_factor = 2;
     });
@@ -149,7 +142,7 @@ fn a_leader_that_waits_for_its_disk_wants_to_be_woken_before_it_counts_as_stalle
 
 #[test]
 fn reads_that_a_leader_has_not_confirmed_count_as_pending() {
-    let mut node = leader(|_| {});
+    let mut node = Solo::settled(|_| {});
     for expected in 1..=3 {
         node.read(ReadMode::Quorum);
         assert_eq!(node.status().reads_pending, expected);

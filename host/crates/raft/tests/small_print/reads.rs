@@ -1,6 +1,5 @@
 //! Reads.
 
-use super::leader;
 use crate::support::{Image, Seen, Solo, ms, say, voters};
 use kontiki_raft::{
     Effect, Input, LogIndex, MessageBody, ReadIndexReply, ReadMode, RejectReason, Token,
@@ -13,7 +12,7 @@ fn round(effects: &[Effect]) -> u64 {
 
 #[test]
 fn one_read_costs_one_round() {
-    let mut node = leader(|_| {});
+    let mut node = Solo::settled(|_| {});
     let (token, asked) = node.read(ReadMode::Quorum);
     let confirmed = node.receive(2, 1, say::heartbeat_ack(round(&asked)));
     assert_eq!(confirmed.read_index(token), Some(node.commit()));
@@ -22,7 +21,7 @@ fn one_read_costs_one_round() {
 
 #[test]
 fn a_read_that_a_round_under_way_will_confirm_begins_none() {
-    let mut node = leader(|_| {});
+    let mut node = Solo::settled(|_| {});
     let (_, first) = node.read(ReadMode::Quorum);
     let (second, asked) = node.read(ReadMode::Quorum);
     assert!(asked.heartbeats().is_empty(), "it waits for the next round");

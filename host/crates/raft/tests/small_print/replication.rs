@@ -1,6 +1,5 @@
 //! What a leader sends.
 
-use super::leader;
 use crate::support::{Saved, Seen, Solo, change, configuration, id, image, say, voters};
 use bytes::Bytes;
 use kontiki_raft::{
@@ -31,7 +30,7 @@ fn batches(effects: &[Effect], to: u64) -> Vec<usize> {
 
 #[test]
 fn a_stream_sends_all_there_is_in_messages_of_limited_size() {
-    let mut node = leader(|settings| settings.append_entries_max = 2);
+    let mut node = Solo::settled(|settings| settings.append_entries_max = 2);
     let effects = propose(&mut node, 5, 1);
     assert_eq!(batches(&effects, 2), [2, 2, 1]);
 }
@@ -39,7 +38,7 @@ fn a_stream_sends_all_there_is_in_messages_of_limited_size() {
 /// Settings that nobody checked must not divide by zero, nor keep entries back for ever.
 #[test]
 fn limits_of_zero_count_as_one() {
-    let mut node = leader(|settings| {
+    let mut node = Solo::settled(|settings| {
         settings.append_entries_max = 0;
         settings.heartbeat_factor = 0;
     });
@@ -52,7 +51,7 @@ fn limits_of_zero_count_as_one() {
 fn a_window_of_bytes_that_is_just_full_is_closed() {
     // Entries count 32 bytes more than their command.
     for (window, sent) in [(2 * 42, 2), (2 * 42 + 1, 3)] {
-        let mut node = leader(|settings| {
+        let mut node = Solo::settled(|settings| {
             settings.append_entries_max = 1;
             settings.inflight_size_bytes_max = window;
         });
@@ -145,14 +144,8 @@ fn a_snapshot_that_is_offered_is_counted() {
 
 #[test]
 fn a_removed_member_that_knows_it_is_let_go_at_once() {
-    let mut node = leader(|_| {});
-    let token = node.token();
-    let (change, expected) = (change::remove(3), None);
-    node.give(Input::ChangeConfiguration {
-        token,
-        change,
-        expected,
-    });
+    let mut node = Solo::settled(|_| {});
+    node.change(change::remove(3));
     node.ack(2, node.last());
     assert!(peer(&node, 3).is_some(), "it is still to be told");
     node.ack(3, node.last());

@@ -2,8 +2,8 @@
 
 use crate::support::{Image, Seen, Solo, change, learner_set, ms, say, voters};
 use kontiki_raft::{
-    ConfigurationChange, Effect, ElectionTurn, Event, Heartbeat, HeartbeatReply, Input, MemberSet,
-    MessageBody, NodeId, Settings, Standing, TransferTarget,
+    Effect, ElectionTurn, Event, Heartbeat, HeartbeatReply, Input, MemberSet, MessageBody, NodeId,
+    Settings, Standing, TransferTarget,
 };
 
 /// A leader whose peers answer every heartbeat and say this of themselves.
@@ -109,16 +109,6 @@ impl Group {
         let (token, target) = (self.node.token(), TransferTarget::Best);
         self.node.give(Input::TransferLeadership { token, target });
         self.node.status().transfer.map(|transfer| transfer.target)
-    }
-
-    fn begin(&mut self, change: ConfigurationChange) {
-        let token = self.node.token();
-        let expected = None;
-        self.node.give(Input::ChangeConfiguration {
-            token,
-            change,
-            expected,
-        });
     }
 }
 
@@ -240,7 +230,7 @@ fn a_change_under_way_makes_the_calm_begin_anew() {
     let mut group = Group::new(voters([1, 2, 3]), standings, &[]);
     group.run(1_000);
     // It will never catch up: node 4 is not there.
-    group.begin(change::add(4));
+    group.node.change(change::add(4));
     assert!(takeovers(&group.run(3_000)).is_empty());
     let token = group.node.token();
     let cancelled = group.node.give(Input::CancelChange { token });

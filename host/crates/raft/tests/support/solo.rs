@@ -1,11 +1,12 @@
 //! One replica whose peers are played by the test.
 
 use super::disk::{Disk, Image, Saved};
-use super::{Seen, ms, planted, say};
+use super::{Seen, ms, planted, say, voters};
 use bytes::Bytes;
 use kontiki_raft::{
-    Core, Effect, Effects, EntryKind, Input, Instant, LogIndex, MemberSet, Message, MessageBody,
-    NodeId, Proposal, ReadMode, RequestVote, Role, Settings, Status, Term, Token,
+    ConfigurationChange, Core, Effect, Effects, EntryKind, Input, Instant, LogIndex, MemberSet,
+    Message, MessageBody, NodeId, Proposal, ReadMode, RequestVote, Role, Settings, Status, Term,
+    Token,
 };
 use std::time::Duration;
 
@@ -87,6 +88,15 @@ impl Solo {
         let mut solo = Self::with(settings, members, say::image(term - 1, log));
         solo.win();
         assert_eq!((solo.role(), solo.term()), (Role::Leader, term));
+        solo
+    }
+
+    /// A leader of three at term 1 to which nodes 2 and 3 have acknowledged everything.
+    pub(crate) fn settled(change: impl FnOnce(&mut Settings)) -> Self {
+        let mut settings = Settings::default();
+        change(&mut settings);
+        let mut solo = Self::leader_with(settings, voters([1, 2, 3]), 1, &[]);
+        solo.settle();
         solo
     }
 
@@ -191,6 +201,17 @@ impl Solo {
         };
         let effects = self.give(Input::Propose(vec![proposal]));
         (token, effects)
+    }
+
+    /// Orders a change of membership.
+    pub(crate) fn change(&mut self, change: ConfigurationChange) -> (Token, Effects) {
+        let token = self.token();
+        let order = Input::ChangeConfiguration {
+            token,
+            change,
+            expected: None,
+        };
+        (token, self.give(order))
     }
 
     pub(crate) fn read(&mut self, mode: ReadMode) -> (Token, Effects) {

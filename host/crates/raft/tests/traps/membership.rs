@@ -17,23 +17,11 @@ fn has_entries(envelope: &Envelope) -> bool {
 #[test]
 fn trap_02_no_change_before_an_entry_of_the_own_term_is_committed() {
     let mut node = Solo::leader(voters([1, 2, 3]), 2, &[1]);
-    let token = node.token();
-    let change = change::remove(3);
-    let effects = node.give(Input::ChangeConfiguration {
-        token,
-        change,
-        expected: None,
-    });
+    let (token, effects) = node.change(change::remove(3));
     let reason = RejectReason::Configuration(ConfigurationError::LeaderNotReady);
     assert_eq!(effects.rejection(token), Some(&reason));
     node.settle();
-    let token = node.token();
-    let change = change::remove(3);
-    let effects = node.give(Input::ChangeConfiguration {
-        token,
-        change,
-        expected: None,
-    });
+    let (token, effects) = node.change(change::remove(3));
     assert_eq!(effects.rejection(token), None);
 }
 
@@ -216,13 +204,7 @@ fn trap_07_a_removed_leader_falls_silent_and_wakes_a_successor() {
 fn leaving() -> Solo {
     let mut node = Solo::leader(voters([1, 2, 3, 4]), 1, &[]);
     node.settle();
-    let token = node.token();
-    let (change, expected) = (change::remove(1), None);
-    node.give(Input::ChangeConfiguration {
-        token,
-        change,
-        expected,
-    });
+    let (token, _) = node.change(change::remove(1));
     let removal = node.last();
     node.propose("under way");
     node.ack(2, removal);
