@@ -1,6 +1,14 @@
 //! Exit codes, in one place.
 
 use kontiki_client::{Code, Error, Outcome, Reason};
+use std::io::Write as _;
+
+/// Ends the process as it stands, for when threads are still at work: nothing that is registered for
+/// the exit runs, since that would take from under them what they use.
+pub(crate) fn at_once(number: u8) -> ! {
+    std::io::stdout().flush().ok();
+    signal_hook::low_level::exit(i32::from(number))
+}
 
 /// How the program ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

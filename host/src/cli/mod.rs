@@ -35,6 +35,7 @@ use failure::{Failure, Result};
 use output::{Format, Output};
 use std::ffi::OsString;
 use std::process::ExitCode;
+use std::time::Duration;
 
 /// Deploy a .wasm, get a replicated state machine.
 #[derive(Debug, Parser)]
@@ -105,6 +106,9 @@ enum Command {
     Braft(braft::BraftCommand),
 }
 
+/// Longest wait for data that a failed command left open to be closed.
+const CLOSE_LIMIT: Duration = Duration::from_secs(2);
+
 /// Parses the arguments, does what they say, and reports how that went.
 pub(crate) fn main() -> ExitCode {
     let arguments: Vec<OsString> = std::env::args_os().collect();
@@ -121,12 +125,20 @@ pub(crate) fn main() -> ExitCode {
             done
         });
     match done {
-        Ok(()) => ExitCode::from(Exit::Ok.number()),
+        Ok(()) => end(Exit::Ok),
         Err(failure) => {
             cli.global.out().fail(&failure);
-            ExitCode::from(failure.exit().number())
+            end(failure.exit())
         }
     }
+}
+
+/// Ends in the ordinary way, which needs the data closed, if it closes soon.
+fn end(exit: Exit) -> ExitCode {
+    if !kontiki_storage::wait_until_closed(CLOSE_LIMIT) {
+        exit::at_once(exit.number());
+    }
+    ExitCode::from(exit.number())
 }
 
 fn parse(arguments: &[OsString]) -> std::result::Result<(Cli, ArgMatches), ExitCode> {

@@ -1,5 +1,6 @@
 //! How results are printed. Standard output carries the result and nothing else.
 
+use super::exit;
 use super::failure::Failure;
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
@@ -120,7 +121,7 @@ impl Output {
 /// ends as if it had been told by SIGPIPE.
 pub(crate) fn line_out(line: &str) {
     if writeln!(std::io::stdout(), "{line}").is_err() {
-        std::process::exit(141);
+        exit::at_once(141);
     }
 }
 
@@ -128,7 +129,7 @@ pub(crate) fn line_out(line: &str) {
 pub(crate) fn bytes_out(bytes: &[u8]) {
     let mut out = std::io::stdout();
     if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
-        std::process::exit(141);
+        exit::at_once(141);
     }
 }
 

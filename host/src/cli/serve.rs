@@ -1,6 +1,6 @@
 //! `kontiki serve`: one node, in the foreground.
 
-use super::exit::Exit;
+use super::exit::{self, Exit};
 use super::failure::{Failure, Result};
 use super::signals::Signals;
 use clap::{Args, ValueEnum};
@@ -113,7 +113,7 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<()> {
         () = running.shutdown() => tracing::info!("stopped"),
         second = signals.next() => {
             tracing::warn!(signal = second.name(), "ended before everything was handed over");
-            std::process::exit(i32::from(second.exit().number()));
+            exit::at_once(second.exit().number());
         }
     }
     drop(ports_file);

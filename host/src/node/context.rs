@@ -443,6 +443,18 @@ impl Context {
     }
 }
 
+/// A node that was dropped without shutting down: whoever drops the last of it closes the data, so
+/// that no thread is in the database when the process ends.
+impl Drop for Context {
+    fn drop(&mut self) {
+        for handle in self.router.all() {
+            handle.inner.applier.stop();
+        }
+        self.storage.close();
+        self.join_threads();
+    }
+}
+
 /// Locks a mutex whose content is valid whatever its holders did.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)

@@ -47,8 +47,8 @@ impl Node {
     }
 }
 
-/// A node that runs. Dropping it leaves it running until the process ends; see
-/// [`RunningNode::shutdown`].
+/// A node that runs. Dropping it leaves it running until its runtime ends, which closes the data as
+/// a crash would leave them; see [`RunningNode::shutdown`].
 pub struct RunningNode {
     ports: Ports,
     context: Arc<Context>,

@@ -8,7 +8,7 @@ use super::listen::Listeners;
 use super::overrides::Overrides;
 use super::plugins::{Blobs, PluginStore};
 use super::router::Router;
-use super::{Ports, RunningNode, StartError, tuning};
+use super::{Ports, RunningNode, StartError, stop, tuning};
 use crate::config::{Address, DataLocation, NodeConfig};
 use crate::server;
 use crate::transport::{QueueLimits, Transport};
@@ -64,15 +64,27 @@ pub(super) async fn start(config: NodeConfig) -> Result<RunningNode, StartError>
         config,
         overrides,
     }));
-    let servers = server::serve(&context, listeners).map_err(StartError::Serve)?;
+    let servers = match server::serve(&context, listeners) {
+        Ok(servers) => servers,
+        Err(error) => {
+            stop::close(&context).await;
+            return Err(StartError::Serve(error));
+        }
+    };
     let opened = context.open_groups().await;
-    opened.map_err(|error| StartError::Groups(error.to_string()))?;
-    Ok(RunningNode {
+    let node = RunningNode {
         ports,
         context,
         servers,
         directory: data.directory,
-    })
+    };
+    match opened {
+        Ok(()) => Ok(node),
+        Err(error) => {
+            node.shutdown().await;
+            Err(StartError::Groups(error.to_string()))
+        }
+    }
 }
 
 /// Opens data and engine on a thread that may block.

@@ -34,11 +34,17 @@ pub(super) async fn stop(node: RunningNode) {
     {
         warn!("some groups did not end in time");
     }
-    // The groups' last words are queued: a leader that could not hand over wakes its successor.
-    context.transport.finish(FLUSH_LIMIT).await;
-    close_storage(&context).await;
+    close(&context).await;
     drop(directory);
     info!(node = context.node().0, "stopped");
+}
+
+/// Ends what a node without groups has: connections to others, and data.
+pub(super) async fn close(context: &Arc<Context>) {
+    context.closing.cancel();
+    // The groups' last words are queued: a leader that could not hand over wakes its successor.
+    context.transport.finish(FLUSH_LIMIT).await;
+    close_storage(context).await;
 }
 
 /// Moves leaderships to others, before clients are turned away. A change of membership may be about

@@ -4,6 +4,7 @@ use crate::codec::Reader;
 use crate::engine::{Batch, Change, Engine, Family, Span, Visit};
 use crate::error::StorageError;
 use crate::layout::open_record;
+use crate::open_databases::OpenDatabase;
 use crate::rocks_options::{column_options, database_options};
 use crate::uri::Options;
 use crate::wal::repair_logs;
@@ -25,6 +26,8 @@ pub(crate) struct RocksEngine {
     db: DB,
     path: PathBuf,
     write_options: WriteOptions,
+    /// Below the database, so as to be dropped after it.
+    _counted: OpenDatabase,
 }
 
 impl RocksEngine {
@@ -33,6 +36,7 @@ impl RocksEngine {
     /// # Errors
     /// `InUse`, `NewerFormat`, `DirectoryDamaged`, `NoSpace`, `Io`.
     pub(crate) fn open(path: &Path, options: &Options) -> Result<Self, StorageError> {
+        let counted = OpenDatabase::count();
         repair_logs(path)?;
         let families = Family::ALL.map(|family| {
             ColumnFamilyDescriptor::new(family.name(), column_options(family, options))
@@ -46,6 +50,7 @@ impl RocksEngine {
             db,
             path: path.to_owned(),
             write_options,
+            _counted: counted,
         };
         engine.check_format()?;
         Ok(engine)
