@@ -294,8 +294,19 @@ impl Cluster {
     /// If it is not running or has not ended within `limit`.
     pub fn stop_node(&mut self, index: usize, limit: Duration) -> Result<ExitStatus> {
         self.signal(index, Signal::SIGTERM)?;
+        self.wait_for_end(index, limit)
+    }
+
+    /// Waits until node `index`, which was told to stop, has ended, and gives its exit status.
+    ///
+    /// # Errors
+    /// If it is not running or has not ended within `limit`.
+    pub fn wait_for_end(&mut self, index: usize, limit: Duration) -> Result<ExitStatus> {
         let node = &mut self.nodes[index];
-        let child = node.child.as_mut().expect("signalled above");
+        let child = node
+            .child
+            .as_mut()
+            .with_context(|| format!("{} is down", node.name))?;
         let deadline = Instant::now() + limit;
         loop {
             if let Some(status) = child.try_wait()? {

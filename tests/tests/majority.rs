@@ -83,6 +83,35 @@ async fn without_a_majority_writes_are_refused_in_time_and_later_resume() -> Res
     Ok(())
 }
 
+/// A leader that nobody can succeed takes its time at SIGTERM. Whoever does not want to wait signals
+/// again: the process ends at once, in the middle of its work, with the code of that signal.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_second_signal_ends_a_node_that_waits_to_hand_over() -> Result<()> {
+    for (second, code) in [(Signal::SIGINT, 130), (Signal::SIGTERM, 143)] {
+        let mut cluster = Cluster::start(ClusterOptions {
+            election_timeout: Duration::from_secs(5),
+            ..ClusterOptions::default()
+        })?;
+        let mut session = counter_on(&cluster).await?;
+        session.apply_until("add 1", LIMIT).await?;
+        let leader = session.leader(LIMIT).await?;
+        let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
+        cluster.kill_at_once(&others)?;
+        cluster.signal(leader, Signal::SIGTERM)?;
+        std::thread::sleep(Duration::from_millis(500));
+        let ended = cluster.wait_for_end(leader, Duration::ZERO);
+        ensure!(ended.is_err(), "it had nothing to wait for: {ended:?}");
+        cluster.signal(leader, second)?;
+        let status = cluster.wait_for_end(leader, Duration::from_secs(1))?;
+        assert_eq!(status.code(), Some(code), "{status}");
+        for node in 0..3 {
+            cluster.start_node(node)?;
+        }
+        assert_eq!(session.apply_until("add 1", LIMIT).await?, "1");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_leader_never_answers_stale() -> Result<()> {
     let cluster = Cluster::start(ClusterOptions::default())?;
