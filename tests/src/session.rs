@@ -1,6 +1,6 @@
 //! One client's connection to a cluster, speaking the protocol directly.
 
-use crate::unsent;
+use crate::{cluster, unsent};
 use anyhow::{Context as _, Result, bail};
 use kontiki_proto::v1;
 use kontiki_proto::v1::admin_client::AdminClient;
@@ -316,6 +316,19 @@ pub async fn create_group(session: &Session, name: &str, component: &[u8]) -> Re
     };
     session.admin(0).create_group(request).await?;
     Ok(pushed.digest)
+}
+
+/// Makes the group `counter` on all these nodes, waits until it has a leader, and gives a client of it
+/// whose requests are given `patience`.
+///
+/// # Errors
+/// If the plugin is not built, the group cannot be made, or nobody leads it within a minute.
+pub async fn counter_on(addresses: &[String], patience: Duration) -> Result<Session> {
+    let session = Session::new("counter", addresses, patience)?;
+    let component = std::fs::read(cluster::component("counter")?)?;
+    create_group(&session, "counter", &component).await?;
+    session.leader(Duration::from_secs(60)).await?;
+    Ok(session)
 }
 
 /// A connection that is made when it is first used.

@@ -3,8 +3,8 @@
 use anyhow::Result;
 use kontiki_tests::load::{self, Load, Record};
 use kontiki_tests::model::Model;
-use kontiki_tests::session::{self, Session};
-use kontiki_tests::{Cluster, ClusterOptions, check, cluster};
+use kontiki_tests::session::counter_on;
+use kontiki_tests::{Cluster, ClusterOptions, check};
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -17,18 +17,10 @@ fn rounds(default: usize) -> usize {
     })
 }
 
-async fn counter_on(cluster: &Cluster) -> Result<Session> {
-    let session = Session::new("counter", &cluster.addresses(), LIMIT)?;
-    let component = std::fs::read(cluster::component("counter")?)?;
-    session::create_group(&session, "counter", &component).await?;
-    session.leader(LIMIT).await?;
-    Ok(session)
-}
-
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn all_three_killed_at_once_lose_nothing_acknowledged() -> Result<()> {
     let mut cluster = Cluster::start(ClusterOptions::default())?;
-    let session = counter_on(&cluster).await?;
+    let session = counter_on(&cluster.addresses(), LIMIT).await?;
     // One load runs through all the rounds: its clients live on while the nodes die under them.
     let load = Load::start("counter", &cluster.addresses(), 8, load::counter_commands)?;
     for round in 0..rounds(6) {
@@ -51,7 +43,7 @@ async fn all_three_killed_at_once_lose_nothing_acknowledged() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn leaders_killed_one_after_another_lose_nothing_acknowledged() -> Result<()> {
     let mut cluster = Cluster::start(ClusterOptions::default())?;
-    let session = counter_on(&cluster).await?;
+    let session = counter_on(&cluster.addresses(), LIMIT).await?;
     let load = Load::start("counter", &cluster.addresses(), 8, load::counter_commands)?;
     for _ in 0..rounds(4) {
         load.wait_for(300, LIMIT).await?;

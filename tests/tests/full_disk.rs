@@ -3,8 +3,8 @@
 use anyhow::{Context as _, Result, ensure};
 use kontiki_tests::load::{self, Load};
 use kontiki_tests::model::Model;
-use kontiki_tests::session::{self, Session};
-use kontiki_tests::{Cluster, ClusterOptions, check, cluster, network};
+use kontiki_tests::session::counter_on;
+use kontiki_tests::{Cluster, ClusterOptions, check, network};
 use std::fs::{self, File};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -60,10 +60,7 @@ async fn a_full_disk_loses_nothing_acknowledged() -> Result<()> {
     let mut cluster = Cluster::prepare(options)?;
     let disk = SmallDisk::mount(&cluster.nodes()[0].data_directory, "192m")?;
     cluster.start_node(0)?;
-    let session = Session::new("counter", &cluster.addresses(), Duration::from_secs(2))?;
-    let component = fs::read(cluster::component("counter")?)?;
-    session::create_group(&session, "counter", &component).await?;
-    session.leader(LIMIT).await?;
+    let session = counter_on(&cluster.addresses(), Duration::from_secs(2)).await?;
 
     let load = Load::start("counter", &cluster.addresses(), 4, load::counter_commands)?;
     load.wait_for(200, LIMIT).await?;

@@ -3,8 +3,8 @@
 use anyhow::{Context as _, Result, ensure};
 use kontiki_tests::load::{self, Load};
 use kontiki_tests::model::Model;
-use kontiki_tests::session::{self, Session};
-use kontiki_tests::{Cluster, ClusterOptions, Operator, check, cluster, network, until};
+use kontiki_tests::session::{Session, counter_on};
+use kontiki_tests::{Cluster, ClusterOptions, Operator, check, network, until};
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -79,10 +79,7 @@ async fn a_leader_whose_disk_hangs_gives_up_and_comes_back() -> Result<()> {
     for node in 0..3 {
         cluster.start_node(node)?;
     }
-    let session = Session::new("counter", &cluster.addresses(), Duration::from_secs(2))?;
-    let component = fs::read(cluster::component("counter")?)?;
-    session::create_group(&session, "counter", &component).await?;
-    session.leader(LIMIT).await?;
+    let session = counter_on(&cluster.addresses(), Duration::from_secs(2)).await?;
     let operator = Operator::of(&cluster);
     operator.does(&["group", "transfer", "counter", "--to", "n1"])?;
 

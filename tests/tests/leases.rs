@@ -2,8 +2,8 @@
 
 use anyhow::{Result, ensure};
 use kontiki_proto::v1::Consistency;
-use kontiki_tests::session::{self, Session};
-use kontiki_tests::{Cluster, ClusterOptions, cluster, until};
+use kontiki_tests::session::{Session, counter_on};
+use kontiki_tests::{Cluster, ClusterOptions, until};
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 
@@ -25,9 +25,7 @@ async fn prepare() -> Result<(Cluster, Session)> {
         serve_args: flags.into_iter().flatten().collect(),
         ..ClusterOptions::default()
     })?;
-    let mut session = Session::new("counter", &cluster.addresses(), Duration::from_secs(20))?;
-    let component = std::fs::read(cluster::component("counter")?)?;
-    session::create_group(&session, "counter", &component).await?;
+    let mut session = counter_on(&cluster.addresses(), Duration::from_secs(20)).await?;
     session.apply_until("add 1", LIMIT).await?;
     Ok((cluster, session))
 }

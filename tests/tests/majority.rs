@@ -2,20 +2,12 @@
 
 use anyhow::{Result, ensure};
 use kontiki_proto::v1::Consistency;
-use kontiki_tests::session::{self, Outcome, Session};
-use kontiki_tests::{Cluster, ClusterOptions, cluster};
+use kontiki_tests::session::{Outcome, Session, counter_on};
+use kontiki_tests::{Cluster, ClusterOptions};
 use nix::sys::signal::Signal;
 use std::time::{Duration, Instant};
 
 const LIMIT: Duration = Duration::from_secs(60);
-
-async fn counter_on(cluster: &Cluster) -> Result<Session> {
-    let session = Session::new("counter", &cluster.addresses(), Duration::from_secs(5))?;
-    let component = std::fs::read(cluster::component("counter")?)?;
-    session::create_group(&session, "counter", &component).await?;
-    session.leader(LIMIT).await?;
-    Ok(session)
-}
 
 #[tokio::test]
 async fn one_node_alone_is_a_group_of_one() -> Result<()> {
@@ -24,7 +16,7 @@ async fn one_node_alone_is_a_group_of_one() -> Result<()> {
         ..ClusterOptions::default()
     };
     let mut cluster = Cluster::start(options)?;
-    let mut session = counter_on(&cluster).await?;
+    let mut session = counter_on(&cluster.addresses(), Duration::from_secs(5)).await?;
     assert_eq!(session.apply_until("add 5", LIMIT).await?, "0");
     assert_eq!(session.query("get", Consistency::Linearizable).await?, "5");
     cluster.kill_node(0)?;
@@ -39,7 +31,7 @@ async fn one_node_alone_is_a_group_of_one() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_majority_writes_are_refused_in_time_and_later_resume() -> Result<()> {
     let mut cluster = Cluster::start(ClusterOptions::default())?;
-    let mut session = counter_on(&cluster).await?;
+    let mut session = counter_on(&cluster.addresses(), Duration::from_secs(5)).await?;
     session.apply_until("add 1", LIMIT).await?;
     let survivor = session.leader(LIMIT).await?;
     let others: Vec<usize> = (0..3).filter(|node| *node != survivor).collect();
@@ -92,7 +84,7 @@ async fn a_second_signal_ends_a_node_that_waits_to_hand_over() -> Result<()> {
             election_timeout: Duration::from_secs(5),
             ..ClusterOptions::default()
         })?;
-        let mut session = counter_on(&cluster).await?;
+        let mut session = counter_on(&cluster.addresses(), Duration::from_secs(5)).await?;
         session.apply_until("add 1", LIMIT).await?;
         let leader = session.leader(LIMIT).await?;
         let others: Vec<usize> = (0..3).filter(|node| *node != leader).collect();
@@ -115,7 +107,7 @@ async fn a_second_signal_ends_a_node_that_waits_to_hand_over() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_paused_leader_never_answers_stale() -> Result<()> {
     let cluster = Cluster::start(ClusterOptions::default())?;
-    let mut session = counter_on(&cluster).await?;
+    let mut session = counter_on(&cluster.addresses(), Duration::from_secs(5)).await?;
     session.apply_until("add 1", LIMIT).await?;
     let paused = session.leader(LIMIT).await?;
     cluster.signal(paused, Signal::SIGSTOP)?;

@@ -3,8 +3,8 @@
 
 use anyhow::{Context as _, Result, ensure};
 use kontiki_proto::v1::GroupDescription;
-use kontiki_tests::session::{self, Session};
-use kontiki_tests::{Cluster, ClusterOptions, Network, check, cluster, network, until};
+use kontiki_tests::session::counter_on;
+use kontiki_tests::{Cluster, ClusterOptions, Network, check, network, until};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -48,9 +48,7 @@ async fn changes_neither_leader_nor_term(lost: Lost) -> Result<()> {
     };
     let timeout = options.election_timeout;
     let cluster = Cluster::start(options)?;
-    let mut session = Session::new("counter", &cluster.addresses(), Duration::from_secs(5))?;
-    let component = std::fs::read(cluster::component("counter")?)?;
-    session::create_group(&session, "counter", &component).await?;
+    let mut session = counter_on(&cluster.addresses(), Duration::from_secs(5)).await?;
     let leader = session.leader(LIMIT).await?;
     let follower = (leader + 1) % 3;
     session.apply_until("add 1", LIMIT).await?;

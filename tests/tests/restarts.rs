@@ -6,8 +6,8 @@ use kontiki_tests::load;
 use kontiki_tests::model::Model;
 use kontiki_tests::open_load::{OpenLoad, Paced};
 use kontiki_tests::pauses::{Offered, Phase, Refusals, longest_pause};
-use kontiki_tests::session::{self, Outcome, Session};
-use kontiki_tests::{Cluster, ClusterOptions, Operator, check, cluster, until};
+use kontiki_tests::session::{Outcome, Session, counter_on};
+use kontiki_tests::{Cluster, ClusterOptions, Operator, check, until};
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
@@ -29,14 +29,6 @@ const STOPPING: &[&str] = &[
     "UNREACHABLE",
 ];
 
-async fn counter_on(cluster: &Cluster) -> Result<Session> {
-    let session = Session::new("counter", &cluster.addresses(), Duration::from_secs(5))?;
-    let component = std::fs::read(cluster::component("counter")?)?;
-    session::create_group(&session, "counter", &component).await?;
-    session.leader(LIMIT).await?;
-    Ok(session)
-}
-
 /// Id and address of every node, by name, as `kontiki node list` shows them.
 fn nodes(operator: &Operator) -> Result<BTreeMap<String, (String, String)>> {
     let list = operator.reads(&["node", "list"])?;
@@ -56,7 +48,7 @@ async fn leaders_that_are_asked_to_stop_hand_over_first() -> Result<()> {
     let options = ClusterOptions::default();
     let election_timeout = options.election_timeout;
     let mut cluster = Cluster::start(options)?;
-    let session = counter_on(&cluster).await?;
+    let session = counter_on(&cluster.addresses(), PATIENCE).await?;
     let addresses = cluster.addresses();
     let load = OpenLoad::start(
         "counter",
@@ -134,7 +126,7 @@ async fn leaders_that_are_asked_to_stop_hand_over_first() -> Result<()> {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn nodes_that_move_to_other_addresses_stay_who_they_are() -> Result<()> {
     let mut cluster = Cluster::start(ClusterOptions::default())?;
-    counter_on(&cluster)
+    counter_on(&cluster.addresses(), PATIENCE)
         .await?
         .apply_until("add 1", LIMIT)
         .await?;
@@ -193,7 +185,7 @@ async fn third(session: &Session, node: usize) -> Result<(String, bool, String)>
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_wiped_node_is_a_stranger_until_it_is_added_anew() -> Result<()> {
     let mut cluster = Cluster::start(ClusterOptions::default())?;
-    let mut session = counter_on(&cluster).await?;
+    let mut session = counter_on(&cluster.addresses(), PATIENCE).await?;
     session.apply_until("add 1", LIMIT).await?;
     let operator = Operator::of(&cluster);
     let old = nodes(&operator)?["n3"].0.clone();
