@@ -4,6 +4,8 @@
 mod support;
 
 use kontiki_proto::v1;
+use serde_json::Value;
+use std::process::{Command, Output};
 use support::{Cluster, Data, apply, wait_for};
 
 const COUNTER: &str = "native:counter";
@@ -230,4 +232,53 @@ async fn a_group_whose_voters_never_campaign_says_so() {
     )
     .await;
     cluster.stop().await;
+}
+
+/// `kontiki group campaign` against node `index`.
+async fn campaign(cluster: &Cluster, index: usize) -> Output {
+    let node = format!("n{}", index + 1);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_kontiki"));
+    command.args(["--endpoints", &cluster.address(index), "--timeout", "2s"]);
+    command.args(["group", "campaign", GROUP, "--node", &node, "-o", "json"]);
+    let running = tokio::task::spawn_blocking(move || command.output());
+    running.await.unwrap().unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_election_by_order_says_who_leads_in_the_end_or_that_nobody_does() {
+    let mut cluster = start(&[1, 1, 1], Data::Disk).await;
+    cluster.create_group(GROUP, COUNTER).await;
+    let leader = cluster.leader(GROUP).await;
+    apply(&mut cluster.client(leader), GROUP, "add 1")
+        .await
+        .unwrap()
+        .1
+        .unwrap();
+    let before = cluster.agree(GROUP).await.summary.unwrap().term;
+    let candidate = (leader + 1) % 3;
+    // Everybody has the whole log, so whoever is told to campaign wins.
+    let run = campaign(&cluster, candidate).await;
+    assert!(run.status.success(), "{run:?}");
+    let election: Value = serde_json::from_slice(&run.stdout).unwrap();
+    assert_eq!(
+        (&election["won"], &election["leader_name"]),
+        (&true.into(), &format!("n{}", candidate + 1).into()),
+        "{election}"
+    );
+    assert_eq!(election["term"], before + 1);
+    assert_eq!(cluster.leader(GROUP).await, candidate);
+
+    let (last, rest) = (leader, [candidate, (leader + 2) % 3]);
+    for index in rest {
+        cluster.stop_node(index).await;
+    }
+    wait_for("the last node to miss its leader", || async {
+        let summary = cluster.describe(last, GROUP).await?.summary?;
+        summary.leader.is_none().then_some(())
+    })
+    .await;
+    let run = campaign(&cluster, last).await;
+    assert_eq!(run.status.code(), Some(5), "{run:?}");
+    let failure: Value = serde_json::from_slice(&run.stderr).unwrap();
+    assert_eq!(failure["error"]["code"], "ELECTION_UNDECIDED", "{failure}");
 }

@@ -5,6 +5,7 @@
 //! committed log of each node. This crate speaks the protocol by itself, without `kontiki-client`,
 //! so that a fault in that library cannot hide one in the node.
 
+mod acknowledged;
 pub mod check;
 pub mod cluster;
 pub mod command_line;

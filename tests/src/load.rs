@@ -1,9 +1,10 @@
 //! Clients that send commands until told to stop, and what each of them saw.
 
+use crate::acknowledged::Acknowledged;
 use crate::session::{Outcome, Session};
 use anyhow::Result;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 use tokio::task::JoinHandle;
 
@@ -29,7 +30,7 @@ pub type Generator = fn(client: usize, sequence: u64) -> String;
 #[derive(Debug)]
 pub struct Load {
     stop: Arc<AtomicBool>,
-    acknowledged: Arc<AtomicU64>,
+    acknowledged: Acknowledged,
     clients: Vec<JoinHandle<Vec<Record>>>,
 }
 
@@ -45,11 +46,11 @@ impl Load {
         next: Generator,
     ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let acknowledged = Arc::new(AtomicU64::new(0));
+        let acknowledged = Acknowledged::default();
         let mut handles = Vec::new();
         for client in 0..clients {
             let session = Session::new(group, addresses, Duration::from_secs(5))?;
-            let (stop, acknowledged) = (Arc::clone(&stop), Arc::clone(&acknowledged));
+            let (stop, acknowledged) = (Arc::clone(&stop), acknowledged.clone());
             handles.push(tokio::spawn(run(client, session, next, stop, acknowledged)));
         }
         Ok(Self {
@@ -62,7 +63,7 @@ impl Load {
     /// Commands acknowledged so far.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
-        self.acknowledged.load(Ordering::Relaxed)
+        self.acknowledged.count()
     }
 
     /// Waits until `count` more commands are acknowledged.
@@ -70,16 +71,7 @@ impl Load {
     /// # Errors
     /// If that takes longer than `limit`.
     pub async fn wait_for(&self, count: u64, limit: Duration) -> Result<Duration> {
-        let (begin, goal) = (Instant::now(), self.acknowledged() + count);
-        while self.acknowledged() < goal {
-            let done = self.acknowledged();
-            anyhow::ensure!(
-                begin.elapsed() < limit,
-                "{done} of {goal} commands in {limit:?}"
-            );
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
-        Ok(begin.elapsed())
+        self.acknowledged.wait_for(count, limit).await
     }
 
     /// Stops every client after its present command and gives everything they saw.
@@ -101,7 +93,7 @@ async fn run(
     mut session: Session,
     next: Generator,
     stop: Arc<AtomicBool>,
-    acknowledged: Arc<AtomicU64>,
+    acknowledged: Acknowledged,
 ) -> Vec<Record> {
     let mut records = Vec::new();
     let mut sequence = 0;
@@ -112,7 +104,7 @@ async fn run(
         let outcome = session.apply(&command).await;
         let end = Instant::now();
         if matches!(outcome, Outcome::Applied { .. }) {
-            acknowledged.fetch_add(1, Ordering::Relaxed);
+            acknowledged.add();
         } else {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }

@@ -5,13 +5,14 @@
 //! program is late by counts as time that the command took. The load runs on a thread of its own,
 //! so that nothing a test does holds it up.
 
+use crate::acknowledged::Acknowledged;
 use crate::load::{Generator, Record};
 use crate::session::{self, Outcome};
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use kontiki_proto::v1;
 use kontiki_proto::v1::client_client::ClientClient;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
@@ -69,7 +70,7 @@ pub struct Refusal {
 #[derive(Debug)]
 pub struct OpenLoad {
     stop: Arc<AtomicBool>,
-    acknowledged: Arc<AtomicU64>,
+    acknowledged: Acknowledged,
     thread: JoinHandle<Result<Vec<Paced>>>,
 }
 
@@ -87,7 +88,7 @@ impl OpenLoad {
         next: Generator,
     ) -> Result<Self> {
         let stop = Arc::new(AtomicBool::new(false));
-        let acknowledged = Arc::new(AtomicU64::new(0));
+        let acknowledged = Acknowledged::default();
         let pacer = Pacer {
             group: group.to_owned(),
             addresses: addresses.to_vec(),
@@ -95,7 +96,7 @@ impl OpenLoad {
             patience,
             next,
             stop: Arc::clone(&stop),
-            acknowledged: Arc::clone(&acknowledged),
+            acknowledged: acknowledged.clone(),
         };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -113,7 +114,7 @@ impl OpenLoad {
     /// Commands acknowledged so far.
     #[must_use]
     pub fn acknowledged(&self) -> u64 {
-        self.acknowledged.load(Ordering::Relaxed)
+        self.acknowledged.count()
     }
 
     /// Waits until `count` more commands are acknowledged.
@@ -121,16 +122,7 @@ impl OpenLoad {
     /// # Errors
     /// If that takes longer than `limit`.
     pub async fn wait_for(&self, count: u64, limit: Duration) -> Result<Duration> {
-        let (begin, goal) = (Instant::now(), self.acknowledged() + count);
-        while self.acknowledged() < goal {
-            let done = self.acknowledged();
-            ensure!(
-                begin.elapsed() < limit,
-                "{done} of {goal} commands in {limit:?}"
-            );
-            sleep(Duration::from_millis(2)).await;
-        }
-        Ok(begin.elapsed())
+        self.acknowledged.wait_for(count, limit).await
     }
 
     /// Sends nothing more, waits until every outcome is known, and gives all commands in the order
@@ -154,7 +146,7 @@ struct Pacer {
     patience: Duration,
     next: Generator,
     stop: Arc<AtomicBool>,
-    acknowledged: Arc<AtomicU64>,
+    acknowledged: Acknowledged,
 }
 
 impl Pacer {
@@ -191,7 +183,7 @@ impl Pacer {
             channels: channels.collect::<Result<_>>()?,
             // They do not all begin at one node: some commands are passed on by followers.
             current: AtomicUsize::new(number % self.addresses.len()),
-            acknowledged: Arc::clone(&self.acknowledged),
+            acknowledged: self.acknowledged.clone(),
         }))
     }
 }
@@ -203,7 +195,7 @@ struct Client {
     addresses: Vec<String>,
     channels: Vec<Channel>,
     current: AtomicUsize,
-    acknowledged: Arc<AtomicU64>,
+    acknowledged: Acknowledged,
 }
 
 impl Client {
@@ -227,7 +219,7 @@ impl Client {
                 matches!(outcome, Outcome::NotApplied { .. }) && PASSING.contains(&reason.as_str());
             if !passes || end + wait >= due {
                 if matches!(outcome, Outcome::Applied { .. }) {
-                    self.acknowledged.fetch_add(1, Ordering::Relaxed);
+                    self.acknowledged.add();
                 }
                 return Paced {
                     scheduled,

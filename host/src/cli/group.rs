@@ -3,6 +3,7 @@
 use super::cluster::{self, SeenGroup, Survey};
 use super::context::{Global, find_member};
 use super::describe::Described;
+use super::election::{self, CampaignArgs};
 use super::failure::{Failure, Result};
 use super::names::{configuration_text, id_json};
 use super::output::{Document, table};
@@ -24,7 +25,6 @@ pub(crate) enum GroupCommand {
     Describe(DescribeArgs),
     /// Hands leadership to another voter
     Transfer(TransferArgs),
-    /// Starts an election now
     #[command(visible_alias = "vote")]
     Campaign(CampaignArgs),
     /// Switches read-only mode
@@ -70,15 +70,6 @@ pub(crate) struct TransferArgs {
 }
 
 #[derive(Debug, Args)]
-pub(crate) struct CampaignArgs {
-    /// Name of the group
-    group: String,
-    /// The node that shall campaign, by name or id
-    #[arg(long)]
-    node: String,
-}
-
-#[derive(Debug, Args)]
 pub(crate) struct ReadOnlyArgs {
     /// Name of the group
     group: String,
@@ -117,7 +108,7 @@ pub(crate) async fn run(global: &Global, command: &GroupCommand) -> Result<()> {
         GroupCommand::List => list(global).await,
         GroupCommand::Describe(args) => describe(global, args).await,
         GroupCommand::Transfer(args) => transfer(global, args).await,
-        GroupCommand::Campaign(args) => campaign(global, args).await,
+        GroupCommand::Campaign(args) => election::campaign(global, args).await,
         GroupCommand::ReadOnly(args) => read_only(global, args).await,
         GroupCommand::Log(args) => log(global, args).await,
     }
@@ -307,19 +298,6 @@ impl Document for Transferred<'_> {
     fn names(&self) -> Vec<String> {
         vec![self.1.leader_name.clone()]
     }
-}
-
-async fn campaign(global: &Global, args: &CampaignArgs) -> Result<()> {
-    global
-        .client_of(&args.node)
-        .await?
-        .admin()
-        .campaign(&args.group)
-        .await?;
-    global
-        .out()
-        .note(&format!("{} campaigns for {}", args.node, args.group));
-    Ok(())
 }
 
 async fn read_only(global: &Global, args: &ReadOnlyArgs) -> Result<()> {

@@ -10,6 +10,7 @@ mod context;
 mod demo_plugins;
 mod describe;
 mod dev;
+mod election;
 mod exit;
 mod failure;
 mod group;
