@@ -49,10 +49,10 @@ pub(crate) async fn campaign(global: &Global, args: &CampaignArgs) -> Result<()>
     let begin = Instant::now();
     there.admin().campaign(&args.group).await?;
     loop {
-        // The next leader may have removed the replica, or the node may go down: not what was asked.
+        // While votes are counted the node may be too busy to answer: only the last failure counts.
         let seen = look(&there, args).await;
-        let leads = |summary: &GroupSummary| summary.leader.is_some() && summary.term > before;
-        if let Some(summary) = seen.ok().filter(leads) {
+        let leads = |summary: &&GroupSummary| summary.leader.is_some() && summary.term > before;
+        if let Some(summary) = seen.as_ref().ok().filter(leads).cloned() {
             let (won, took) = (summary.role == "leader", begin.elapsed());
             let elected = Elected {
                 args,
@@ -64,7 +64,9 @@ pub(crate) async fn campaign(global: &Global, args: &CampaignArgs) -> Result<()>
             return Ok(());
         }
         if begin.elapsed() >= global.timeout() {
-            return Err(undecided(args, global.timeout()));
+            return Err(seen
+                .err()
+                .unwrap_or_else(|| undecided(args, global.timeout())));
         }
         tokio::time::sleep(INTERVAL).await;
     }
