@@ -167,35 +167,42 @@ impl GroupHandle {
     }
 
     /// Puts a command into the queue, without waiting for its answer.
-    pub(crate) fn propose(&self, command: Bytes, expected_term: Option<Term>) -> Pending {
+    ///
+    /// It is copied: what comes off a connection is a slice of a receive buffer, which a short
+    /// command would keep whole for as long as the log's cache keeps the command.
+    pub(crate) fn propose(&self, command: &[u8], expected_term: Option<Term>) -> Pending {
         let share = self.inner.commands_budget.take(command.len());
         let within_budget = share.is_some();
         let (reply, answer) = CommandReply::new(&self.inner.metrics.proposals, share);
         let claim = reply.claim().clone();
+        if !within_budget {
+            reply.answer(Err(Failure::Busy));
+            return Pending { claim, answer };
+        }
         let proposed = Proposed {
-            command,
+            command: Bytes::copy_from_slice(command),
             expected_term,
             reply,
         };
-        if !within_budget {
-            proposed.reply.answer(Err(Failure::Busy));
-        } else if let Err(error) = self.inner.proposals.try_send(proposed) {
+        if let Err(error) = self.inner.proposals.try_send(proposed) {
             let failure = queue_failure(&error);
             error.into_inner().reply.answer(Err(failure));
         }
         Pending { claim, answer }
     }
 
-    /// Asks the state. Gives up after `limit`.
+    /// Asks the state. Gives up after `limit`. The request is copied, for the reason that a command
+    /// is.
     pub(crate) async fn query(
         &self,
-        request: Bytes,
+        request: &[u8],
         consistency: Consistency,
         limit: Duration,
     ) -> Result<Applied, Failure> {
         let share = self.inner.queries_budget.take(request.len());
         let share = share.ok_or(Failure::Busy)?;
         let (reply, answer) = QueryReply::new(Some(share));
+        let request = Bytes::copy_from_slice(request);
         match consistency {
             Consistency::Stale => self.inner.applier.query(LogIndex(0), request, reply),
             Consistency::Linearizable(mode) => {

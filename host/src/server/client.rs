@@ -43,7 +43,7 @@ impl ClientService {
         }
         self.check_size(&group, request.command.len())?;
         let term = request.expected_term.map(Term);
-        let applied = group.propose(request.command, term).wait(deadline).await;
+        let applied = group.propose(&request.command, term).wait(deadline).await;
         applied
             .map(apply_reply)
             .map_err(|failure| self.shared.explain(&group, failure))
@@ -79,7 +79,7 @@ impl ClientService {
             v1::Consistency::Stale => Consistency::Stale,
         };
         let limit = super::deadline::left(deadline);
-        let answer = group.query(request.request, consistency, limit).await;
+        let answer = group.query(&request.request, consistency, limit).await;
         let applied = answer.map_err(|failure| self.shared.explain(&group, failure))?;
         let staleness = (consistency == Consistency::Stale)
             .then(|| staleness(group.staleness_us(applied.position.id.index)));
@@ -170,7 +170,7 @@ async fn pump(
         let deadline = Instant::now() + STREAM_COMMAND_LIMIT;
         let checked = check_size(&group, request.command.len());
         let term = request.expected_term.map(Term);
-        let one = checked.map(|()| (group.propose(request.command, term), deadline));
+        let one = checked.map(|()| (group.propose(&request.command, term), deadline));
         if pending.send(one).await.is_err() {
             return;
         }

@@ -237,7 +237,7 @@ impl Bench {
     }
 
     fn propose(&self) -> Pending {
-        self.handle.propose(Bytes::from_static(b"add 1"), None)
+        self.handle.propose(b"add 1", None)
     }
 }
 

@@ -2,6 +2,7 @@
 //! is checked, so that a hostile frame is an error here and never reaches the core.
 
 use crate::node::clock::micros;
+use bytes::Bytes;
 use kontiki_proto::v1;
 use kontiki_proto::v1::entry::{Internal, Kind};
 use kontiki_proto::v1::raft_message::Body;
@@ -392,16 +393,18 @@ fn entry_to_wire(entry: Entry) -> v1::Entry {
     }
 }
 
+/// Payloads are copied: they are slices of the buffer that the frame came in, and an entry that
+/// stays in the log's cache would keep it whole.
 fn entry_from_wire(entry: v1::Entry) -> Result<Entry> {
     let kind = match present("kind", entry.kind)? {
-        Kind::Command(command) => EntryKind::Command(command),
+        Kind::Command(command) => EntryKind::Command(Bytes::copy_from_slice(&command)),
         Kind::Configuration(c) => EntryKind::Configuration(configuration_from_wire(c)?.into()),
         Kind::Internal(internal) => EntryKind::Internal {
             tag: internal
                 .tag
                 .try_into()
                 .map_err(|_| ConvertError::OutOfRange("tag"))?,
-            payload: internal.payload,
+            payload: Bytes::copy_from_slice(&internal.payload),
         },
     };
     let id = log_id_from_wire(present("id", entry.id)?)?;

@@ -222,3 +222,35 @@ fn any_bytes_are_an_error_or_a_message_but_no_panic() {
         }
     }
 }
+
+/// A receive buffer that tells when nothing of it is held any more.
+struct Buffer {
+    bytes: Vec<u8>,
+    _in_use: std::sync::Arc<()>,
+}
+
+impl AsRef<[u8]> for Buffer {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+#[test]
+fn entries_do_not_keep_the_buffer_they_came_in() {
+    let message = Message {
+        term: Term(9),
+        body: MessageBody::AppendEntries(append()),
+    };
+    let in_use = std::sync::Arc::new(());
+    let encoded = message_to_wire(message.clone()).encode_to_vec();
+    let mut received = Bytes::from_owner(Buffer {
+        bytes: encoded,
+        _in_use: in_use.clone(),
+    });
+    let wire = v1::RaftMessage::decode(&mut received).unwrap();
+    drop(received);
+    assert_eq!(std::sync::Arc::strong_count(&in_use), 2, "slices of it");
+    let kept = message_from_wire(wire);
+    assert_eq!(std::sync::Arc::strong_count(&in_use), 1);
+    assert_eq!(kept, Ok(message));
+}
