@@ -3,6 +3,7 @@
 //! `ARCHITECTURE.md` beside this package has the map.
 
 pub mod config;
+pub mod log;
 mod metrics;
 pub mod node;
 pub mod raft_stat;

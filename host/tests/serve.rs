@@ -115,6 +115,71 @@ fn the_log_can_be_json() {
     );
 }
 
+/// A pipe that takes no more, since it is full and nobody reads it.
+fn full_pipe() -> (std::io::PipeReader, std::io::PipeWriter) {
+    use std::io::Write as _;
+    let (reader, writer) = std::io::pipe().unwrap();
+    let set = |flags| nix::fcntl::fcntl(&writer, nix::fcntl::FcntlArg::F_SETFL(flags)).unwrap();
+    set(nix::fcntl::OFlag::O_NONBLOCK);
+    while (&writer).write(b"x").is_ok() {}
+    set(nix::fcntl::OFlag::empty());
+    (reader, writer)
+}
+
+#[test]
+fn a_log_that_nobody_reads_stops_neither_the_node_nor_its_end() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ports.json");
+    let (_unread, full) = full_pipe();
+    let mut child = serve(&[
+        "--name",
+        "n1",
+        "--storage",
+        "memory://",
+        "--log-level",
+        "trace",
+    ])
+    .args([
+        "--listen",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+        "--ports-file",
+    ])
+    .arg(&path)
+    .stderr(full)
+    .spawn()
+    .unwrap();
+    let ports = ports(&path, &mut child);
+    let http: std::net::SocketAddr = ports["http"].as_str().unwrap().parse().unwrap();
+    assert!(get(http, "/livez").ends_with("ok\n"));
+    signal(&child, Signal::SIGTERM);
+    let deadline = Instant::now() + LIMIT;
+    let status = loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            break status;
+        }
+        if Instant::now() > deadline {
+            child.kill().unwrap();
+            panic!("it does not end");
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    };
+    assert_eq!(status.code(), Some(0));
+}
+
+/// A page, head and all.
+fn get(address: std::net::SocketAddr, path: &str) -> String {
+    use std::io::{Read as _, Write as _};
+    let mut stream = std::net::TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(LIMIT)).unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nhost: n1\r\nconnection: close\r\n\r\n");
+    stream.write_all(request.as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
 #[test]
 fn a_port_in_use_is_named_with_the_flag_to_change() {
     let busy = std::net::TcpListener::bind("127.0.0.1:0").unwrap();

@@ -14,6 +14,7 @@ mod election;
 mod exit;
 mod failure;
 mod group;
+mod logging;
 mod member;
 mod membership;
 mod names;
@@ -128,7 +129,9 @@ pub(crate) fn main() -> ExitCode {
     match done {
         Ok(()) => end(Exit::Ok),
         Err(failure) => {
-            cli.global.out().fail(&failure);
+            if logging::flush() {
+                cli.global.out().fail(&failure);
+            }
             end(failure.exit())
         }
     }
@@ -136,6 +139,7 @@ pub(crate) fn main() -> ExitCode {
 
 /// Ends in the ordinary way, which needs the data closed, if it closes soon.
 fn end(exit: Exit) -> ExitCode {
+    logging::flush();
     if !kontiki_storage::wait_until_closed(CLOSE_LIMIT) {
         exit::at_once(exit.number());
     }

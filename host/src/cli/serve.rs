@@ -2,14 +2,14 @@
 
 use super::exit::{self, Exit};
 use super::failure::{Failure, Result};
+use super::logging::{self, LogFormat};
 use super::signals::Signals;
-use clap::{Args, ValueEnum};
+use clap::Args;
 use kontiki::config::{ConfigError, NodeConfig, NodeOptions};
 use kontiki::node::{Node, RunningNode, StartError};
 use kontiki_storage::StorageError;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use tracing_subscriber::EnvFilter;
 
 /// Runs one node until it is told to stop.
 ///
@@ -53,14 +53,6 @@ pub(crate) struct ConfigArgs {
     pub(crate) node: NodeOptions,
 }
 
-/// Form of the log.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-enum LogFormat {
-    #[default]
-    Text,
-    Json,
-}
-
 impl ConfigArgs {
     /// What the file says; nothing without one.
     pub(crate) fn file(&self) -> Result<NodeOptions> {
@@ -95,7 +87,7 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<()> {
         die_with(parent)?;
     }
     let config = args.config.check()?;
-    start_log(args)?;
+    logging::start(&args.log_level, args.log_format)?;
     let mut signals = Signals::listen()?;
     let running = Node::start(config).await.map_err(start_failure)?;
     let written = args
@@ -113,6 +105,7 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<()> {
         () = running.shutdown() => tracing::info!("stopped"),
         second = signals.next() => {
             tracing::warn!(signal = second.name(), "ended before everything was handed over");
+            logging::flush();
             exit::at_once(second.exit().number());
         }
     }
@@ -145,23 +138,6 @@ fn die_with(parent: u32) -> Result<()> {
     } else {
         Err(Failure::local("IO", "the parent process is gone"))
     }
-}
-
-fn start_log(args: &ServeArgs) -> Result<()> {
-    let filter = EnvFilter::try_new(&args.log_level)
-        .map_err(|error| Failure::usage(format!("--log-level: {error}")))?;
-    let log = tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_env_filter(filter);
-    let started = match args.log_format {
-        LogFormat::Text => {
-            let colours = std::io::IsTerminal::is_terminal(&std::io::stderr())
-                && std::env::var_os("NO_COLOR").is_none();
-            log.with_ansi(colours).try_init()
-        }
-        LogFormat::Json => log.json().flatten_event(true).try_init(),
-    };
-    started.map_err(|error| Failure::local("LOG", error.to_string()))
 }
 
 /// A ports file; removed when the node has stopped, so that nobody takes a dead node's for a live one's.

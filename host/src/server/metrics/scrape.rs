@@ -138,7 +138,9 @@ impl State {
         page.gauges(&family("build_info", help), [(labels, 1_u32)])?;
         let help = "Time since the node started";
         let uptime = self.uptime.as_secs_f64();
-        page.gauge(&family_in(Unit::Seconds, "uptime", help), uptime)
+        page.gauge(&family_in(Unit::Seconds, "uptime", help), uptime)?;
+        let help = "Lines of the log that were dropped because nobody read them in time";
+        page.counter(&family("log_lines_dropped", help), crate::log::dropped())
     }
 
     fn encode_peers(&self, page: &mut Page<'_>) -> fmt::Result {
