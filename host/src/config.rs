@@ -150,6 +150,7 @@ impl NodeOptions {
         let settings: Vec<_> = self.settings.into_iter().chain(timeout).collect();
         let (raft, raft_named) = raft_settings(&settings)?;
         let grace = self.shutdown_grace.as_deref().unwrap_or("10s");
+        let own_name = self.name.clone();
         let config = NodeConfig {
             name: check_name("name", required("name", self.name)?)?,
             cluster: check_name("cluster", self.cluster.unwrap_or_else(|| "kontiki".into()))?,
@@ -159,11 +160,7 @@ impl NodeOptions {
             peer_advertise,
             peer_listen,
             http: http(self.http.as_deref())?,
-            peers: self
-                .peers
-                .iter()
-                .map(|p| PeerAddress::parse(p))
-                .collect::<Result<_, _>>()?,
+            peers: peers(&self.peers, own_name.as_deref())?,
             raft,
             raft_named,
             limits: limits(self.proposals_max, self.plugin_size_bytes_max)?,
@@ -293,16 +290,10 @@ pub struct Address(String);
 
 impl Address {
     fn parse(key: &'static str, text: &str) -> Result<Self, ConfigError> {
-        let invalid = |why: &str| ConfigError::invalid(key, text, why);
-        let (host, port) = text
-            .rsplit_once(':')
-            .ok_or_else(|| invalid("write HOST:PORT"))?;
-        if host.is_empty() || (host.contains(':') && !host.starts_with('[')) {
-            return Err(invalid("write HOST:PORT, an IPv6 host in brackets"));
+        match address_fault(text) {
+            Some(why) => Err(ConfigError::invalid(key, text, why)),
+            None => Ok(Self(text.to_owned())),
         }
-        port.parse::<u16>()
-            .map_err(|_| invalid("the port is no number from 0 to 65535"))?;
-        Ok(Self(text.to_owned()))
     }
 
     /// The text, as for a dialler.
@@ -322,7 +313,7 @@ impl Address {
     fn is_unspecified(&self) -> bool {
         self.0
             .parse::<std::net::SocketAddr>()
-            .is_ok_and(|address| address.ip().is_unspecified())
+            .is_ok_and(|address| address.ip().to_canonical().is_unspecified())
     }
 }
 
@@ -368,6 +359,19 @@ pub enum ConfigError {
         /// Which.
         key: &'static str,
     },
+    /// It listens on every address of the machine, and is not told which of them others may dial.
+    #[error(
+        "`{key}` is missing: {listen} is every address of this machine, which nobody can dial; say \
+         with --{flag}, KONTIKI_{upper} or `{key}` in the file by which others reach this node",
+        flag = key.replace('_', "-"),
+        upper = key.to_uppercase()
+    )]
+    Unadvertised {
+        /// Which.
+        key: &'static str,
+        /// Where it listens.
+        listen: String,
+    },
     /// A value is wrong.
     #[error("`{key}` is wrong: {value:?}: {why}")]
     Invalid {
@@ -411,12 +415,60 @@ pub fn name_fault(name: &str) -> Option<&'static str> {
     }
 }
 
+/// Longest host: that of the domain name system.
+const HOST_SIZE_BYTES_MAX: usize = 253;
+
+/// Why a text is no `HOST:PORT`; nothing if it is one. A host is a name, an IPv4 address of four
+/// numbers, or an IPv6 address in brackets: the shortened forms that some diallers take (`0`,
+/// `127.1`) mean other things to others.
+#[must_use]
+pub fn address_fault(text: &str) -> Option<&'static str> {
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Some("write HOST:PORT");
+    };
+    if port.parse::<u16>().is_err() || !port.bytes().all(|digit| digit.is_ascii_digit()) {
+        return Some("the port is no number from 0 to 65535");
+    }
+    if let Some(bracketed) = host.strip_prefix('[') {
+        let address = bracketed.strip_suffix(']').unwrap_or_default();
+        let valid = address.parse::<std::net::Ipv6Addr>().is_ok();
+        return (!valid).then_some("what is in brackets is no IPv6 address");
+    }
+    host_fault(host)
+}
+
+fn host_fault(host: &str) -> Option<&'static str> {
+    let letter = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_');
+    let last = host
+        .trim_end_matches('.')
+        .rsplit('.')
+        .next()
+        .unwrap_or_default();
+    let hexadecimal = last.strip_prefix("0x").or(last.strip_prefix("0X"));
+    let number = last.bytes().all(|c| c.is_ascii_digit())
+        || hexadecimal.is_some_and(|rest| rest.bytes().all(|c| c.is_ascii_hexdigit()));
+    if host.is_empty() || host.contains(':') {
+        Some("write HOST:PORT, an IPv6 host in brackets")
+    } else if host.len() > HOST_SIZE_BYTES_MAX {
+        Some("the host is longer than 253 characters")
+    } else if !host.chars().all(letter) {
+        Some("a host is of letters, digits, '.', '-' and '_'")
+    } else if number && host.parse::<std::net::Ipv4Addr>().is_err() {
+        Some("the host ends in a number and is no IPv4 address; write all four numbers")
+    } else {
+        None
+    }
+}
+
 fn check_name(key: &'static str, name: String) -> Result<String, ConfigError> {
     match name_fault(&name) {
         Some(why) => Err(ConfigError::invalid(key, name, why)),
         None => Ok(name),
     }
 }
+
+const UNDIALLABLE: &str =
+    "nobody can dial this address; write the host and port by which others reach this node";
 
 /// The advertised address; required where the listener is on every address of the machine.
 fn advertise(
@@ -428,17 +480,37 @@ fn advertise(
         Some(text) => {
             let address = Address::parse(key, &text)?;
             if address.is_unspecified() || address.port() == 0 {
-                return Err(ConfigError::invalid(
-                    key,
-                    text,
-                    "nobody can dial this address",
-                ));
+                return Err(ConfigError::invalid(key, text, UNDIALLABLE));
             }
             Ok(Some(address))
         }
-        None if listen.is_unspecified() => Err(ConfigError::Missing { key }),
+        None if listen.is_unspecified() => Err(ConfigError::Unadvertised {
+            key,
+            listen: listen.to_string(),
+        }),
         None => Ok(None),
     }
+}
+
+/// The other nodes. One that is named twice, or is this node itself, is a slip of who wrote the list:
+/// which address is meant is not guessed.
+fn peers(given: &[String], own_name: Option<&str>) -> Result<Vec<PeerAddress>, ConfigError> {
+    let mut peers: Vec<PeerAddress> = Vec::new();
+    for text in given {
+        let peer = PeerAddress::parse(text)?;
+        let invalid = |why| Err(ConfigError::invalid("peers", text, why));
+        if own_name == Some(peer.name.as_str()) {
+            return invalid("this is the node itself; name only the others");
+        }
+        if peers.iter().any(|other| other.name == peer.name) {
+            return invalid("this node is named twice; give each one once");
+        }
+        if peer.address.is_unspecified() || peer.address.port() == 0 {
+            return invalid(UNDIALLABLE);
+        }
+        peers.push(peer);
+    }
+    Ok(peers)
 }
 
 fn http(given: Option<&str>) -> Result<Option<Address>, ConfigError> {
@@ -544,9 +616,56 @@ mod tests {
         assert!(fault(|o| o.listen = Some("0.0.0.0:1".into())).contains("advertise"));
         assert!(fault(|o| o.advertise = Some("0.0.0.0:1".into())).contains("dial"));
         assert!(fault(|o| o.peers = vec!["n2".into()]).contains("NAME=HOST:PORT"));
+        let twice = |o: &mut NodeOptions| o.peers = vec!["n2=h:1".into(), "n2=h:2".into()];
+        assert!(fault(twice).contains("named twice"));
+        assert!(fault(|o| o.peers = vec!["n1=h:1".into()]).contains("the node itself"));
+        assert!(fault(|o| o.peers = vec!["n2=[::]:1".into()]).contains("dial"));
         assert!(fault(|o| o.settings = vec!["nothing=1".into()]).contains("nothing"));
         assert!(fault(|o| o.settings = vec!["election_timeout=1ms".into()]).contains("20 ms"));
         assert!(fault(|o| o.election_timeout = Some("1".into())).contains("election_timeout"));
         assert!(fault(|o| o.shutdown_grace = Some("soon".into())).contains("shutdown_grace"));
+    }
+
+    #[test]
+    fn only_what_every_dialler_understands_is_an_address() {
+        for text in [
+            "127.0.0.1:7471",
+            "[::1]:0",
+            "n1.example.:80",
+            "host_1:65535",
+            "a1:1",
+        ] {
+            assert_eq!(address_fault(text), None, "{text}");
+        }
+        for text in [
+            "0:7471",
+            "127.1:7471",
+            "0x7f000001:7471",
+            "1.2.3.0x4:1",
+            "127.0.0.1/x:7471",
+            "user@host:1",
+            "host?x:1",
+            "[::1:7471",
+            "[host]:7471",
+            "::1:7471",
+            "host:+1",
+            "host:65536",
+            ":1",
+            "host",
+        ] {
+            assert!(address_fault(text).is_some(), "{text}");
+        }
+        assert!(address_fault(&format!("{}:1", "h".repeat(254))).is_some());
+    }
+
+    #[test]
+    fn an_address_that_nobody_can_dial_is_not_told_to_others() {
+        for listen in ["0.0.0.0:7471", "[::]:7471", "[::ffff:0.0.0.0]:7471"] {
+            let missing = fault(|o| o.listen = Some(listen.into()));
+            assert!(missing.contains("--advertise"), "{missing}");
+            let given = fault(|o| o.advertise = Some(listen.into()));
+            assert!(given.contains("nobody can dial"), "{given}");
+        }
+        assert!(fault(|o| o.listen = Some("0:7471".into())).contains("all four numbers"));
     }
 }

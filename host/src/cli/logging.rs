@@ -26,6 +26,27 @@ pub(crate) enum LogFormat {
     Json,
 }
 
+/// Reads what is to be logged. A word alone must be a level: the filter itself would take any other
+/// for a place in the program, and log nothing else.
+pub(crate) fn level(text: &str) -> std::result::Result<String, String> {
+    let levels = ["off", "error", "warn", "info", "debug", "trace"];
+    let lone = text.split(',').map(str::trim).find(|directive| {
+        let is_level = levels
+            .iter()
+            .any(|level| directive.eq_ignore_ascii_case(level));
+        !is_level && !directive.contains(['=', '['])
+    });
+    if let Some(lone) = lone {
+        let all = levels.join(", ");
+        return Err(format!(
+            "{lone:?} is no level; levels are {all}; for a part of the program write for example \
+             info,kontiki=debug"
+        ));
+    }
+    EnvFilter::try_new(text).map_err(|error| error.to_string())?;
+    Ok(text.to_owned())
+}
+
 /// Logs from now on what `level` admits, panics included.
 pub(crate) fn start(level: &str, format: LogFormat) -> Result<()> {
     let filter = EnvFilter::try_new(level)
@@ -86,4 +107,25 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
     );
     // The process may end by this.
     flush();
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_level_is_refused() {
+        for text in [
+            "info",
+            "WARN",
+            "off",
+            "info,kontiki=debug",
+            "kontiki[group]=trace",
+        ] {
+            assert_eq!(level(text).as_deref(), Ok(text));
+        }
+        for text in ["wow", "", "info,kontiki", "kontiki=wow", "7"] {
+            assert!(level(text).is_err(), "{text:?}");
+        }
+    }
 }

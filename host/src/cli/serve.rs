@@ -35,7 +35,8 @@ pub(crate) struct ServeArgs {
         long,
         env = "KONTIKI_LOG",
         default_value = "info",
-        value_name = "LEVEL"
+        value_name = "LEVEL",
+        value_parser = logging::level
     )]
     log_level: String,
     /// End when this process ends
@@ -207,6 +208,7 @@ fn storage_reason(error: &StorageError) -> &'static str {
         StorageError::NoSpace { .. } => "NO_SPACE",
         StorageError::Damaged { .. }
         | StorageError::NodeRecordDamaged { .. }
+        | StorageError::NodeRecordUnreadable { .. }
         | StorageError::DirectoryDamaged { .. } => "DATA_DAMAGED",
         _ => "START",
     }

@@ -25,15 +25,21 @@ pub(crate) fn remove(
 
 /// Gives a replica that is being opened the term and vote that an earlier one left, unless its own
 /// are later. Durable on return.
+///
+/// # Errors
+/// `NodeRecordUnreadable` if what was left cannot be read: without it the replica could vote twice.
 pub(crate) fn restore(
     storage: &dyn Storage,
     group: GroupId,
     own: &mut HardState,
 ) -> Result<(), StorageError> {
-    let left = storage.node_record(&key(group))?;
-    let Some(left) = left.and_then(|bytes| decode(&bytes)) else {
+    let Some(left) = storage.node_record(&key(group))? else {
         return Ok(());
     };
+    let left = decode(&left).ok_or_else(|| StorageError::NodeRecordUnreadable {
+        key: key(group),
+        why: format!("{} bytes are no term and vote", left.len()),
+    })?;
     if (own.term, own.voted_for) >= (left.term, left.voted_for) {
         return Ok(());
     }
@@ -121,5 +127,16 @@ mod tests {
         let id = GroupId(8);
         storage.create_group(&GroupRecord { id, ..record }).unwrap();
         assert_eq!(open(&*storage, id), HardState::default());
+    }
+
+    #[test]
+    fn what_was_left_and_cannot_be_read_keeps_the_replica_from_voting() {
+        let uri = "memory://".parse().unwrap();
+        let storage = kontiki_storage::open(&uri, &kontiki_storage::Options::default()).unwrap();
+        let group = GroupId(7);
+        storage.put_node_record(&key(group), b"short").unwrap();
+        let refused = restore(&*storage, group, &mut HardState::default()).unwrap_err();
+        let named = matches!(&refused, StorageError::NodeRecordUnreadable { .. });
+        assert!(named, "{refused}");
     }
 }

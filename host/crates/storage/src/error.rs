@@ -174,6 +174,17 @@ pub enum StorageError {
         /// What is wrong.
         why: String,
     },
+    /// A record of the node itself has the right checksum, but not the form that this version reads.
+    #[error(
+        "node record {key:?} has no form that this version reads: {why}; was it written by another \
+         version? Start that one, or restore the data"
+    )]
+    NodeRecordUnreadable {
+        /// Which.
+        key: String,
+        /// What is wrong.
+        why: String,
+    },
     /// A record of the node itself is damaged.
     #[error("node record {key:?} in {path} is damaged: {why}")]
     NodeRecordDamaged {

@@ -305,6 +305,7 @@ impl Directory {
             None => std::env::temp_dir().join(format!("kontiki-dev-{}", std::process::id())),
         };
         std::fs::create_dir_all(&path).map_err(|error| Failure::file(&path, &error))?;
+        refuse_foreign(&path)?;
         Ok(if named.is_some() {
             Self::Named(path)
         } else {
@@ -318,10 +319,57 @@ impl Directory {
     }
 }
 
+/// Refuses a directory that holds anything but what an earlier run left: `nN` and `nN.log` of each
+/// node. Nothing is written into a foreign one.
+fn refuse_foreign(path: &Path) -> Result<()> {
+    let failed = |error| Failure::file(path, &error);
+    for entry in std::fs::read_dir(path).map_err(failed)? {
+        let name = entry.map_err(failed)?.file_name();
+        let name = name.to_string_lossy();
+        if !is_of_node(&name) && name != "lost+found" {
+            let message = format!(
+                "{} is not of `kontiki dev`: it holds {name:?}",
+                path.display()
+            );
+            return Err(Failure::local("DATA_FOREIGN", message)
+                .with_hint("name a directory that is empty, or does not exist yet"));
+        }
+    }
+    Ok(())
+}
+
+fn is_of_node(name: &str) -> bool {
+    let node = name.strip_suffix(".log").unwrap_or(name);
+    let number = node.strip_prefix('n').unwrap_or_default();
+    number.parse::<u16>().is_ok()
+}
+
 impl Drop for Directory {
     fn drop(&mut self) {
         if let Self::Temporary(path) = self {
             std::fs::remove_dir_all(path).ok();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_directory_of_its_own_is_taken() {
+        let directory = tempfile::tempdir().unwrap();
+        refuse_foreign(directory.path()).unwrap();
+        std::fs::create_dir(directory.path().join("n1")).unwrap();
+        std::fs::write(directory.path().join("n1.log"), "").unwrap();
+        refuse_foreign(directory.path()).unwrap();
+        std::fs::write(directory.path().join("passwd"), "").unwrap();
+        let refused = refuse_foreign(directory.path()).unwrap_err();
+        assert_eq!(refused.reason(), "DATA_FOREIGN");
+        assert!(
+            refused.message().contains("passwd"),
+            "{}",
+            refused.message()
+        );
     }
 }
