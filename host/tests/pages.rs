@@ -59,7 +59,15 @@ async fn flags_are_shown_and_changed_within_their_range() {
     let address = cluster.node(0).ports().http.unwrap();
     let (_, text) = http(address, "GET", "/flags", "").await;
     assert!(text.contains("election_timeout = 300ms"), "{text}");
-    let (code, text) = http(address, "GET", "/flags/election_timeout?setvalue=350ms", "").await;
+    let change = "/flags/election_timeout?setvalue=350ms";
+    let (code, text) = http(address, "GET", change, "").await;
+    assert_eq!(code, 405, "{text}");
+    let (_, text) = http(address, "GET", "/flags", "").await;
+    assert!(
+        text.contains("election_timeout = 300ms"),
+        "changed by GET: {text}"
+    );
+    let (code, text) = http(address, "POST", change, "").await;
     assert_eq!(code, 200);
     assert!(text.contains("election_timeout = 350ms"), "{text}");
     assert_eq!(http(address, "POST", "/flags", "priority=5\n").await.0, 200);

@@ -337,7 +337,7 @@ async fn flags_say_where_a_value_comes_from_and_change_it() {
         page.contains("300ms") && page.contains("default 1s; from configuration"),
         "{page}"
     );
-    let page = flag(&cluster, "GET", "/flags/election_timeout?setvalue=450ms").await;
+    let page = flag(&cluster, "POST", "/flags/election_timeout?setvalue=450ms").await;
     assert!(page.contains("election_timeout = 450ms"), "{page}");
     assert_eq!(timers(&cluster, 0, "counter").await, (450, 850));
     cluster.stop_node(0).await;

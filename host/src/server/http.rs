@@ -2,7 +2,7 @@
 
 use super::raft_stat::{self, Format};
 use super::status::Fault;
-use super::{Shared, accept, settings};
+use super::{Shared, accept, same_origin, settings};
 use super::{health, metrics};
 use crate::node::overrides::Edit;
 use axum::Router;
@@ -159,27 +159,34 @@ async fn flags(State(shared): State<Shared>) -> Response {
     show_flags(&shared, |_| true)
 }
 
+/// Reading changes nothing: braft's spelling of a change is taken by POST only.
 async fn flag(
     State(shared): State<Shared>,
     Path(name): Path<String>,
     Query(params): Params,
 ) -> Response {
-    match params.get("setvalue") {
-        Some(value) => change_flags(&shared, [(name, value.clone())].into()).await,
-        None => show_flags(&shared, |flag| flag == name),
+    if params.contains_key("setvalue") {
+        let allow = [(header::ALLOW, "POST")];
+        let text = "a flag is changed by POST, with the value as `setvalue` or as the body\n";
+        return (StatusCode::METHOD_NOT_ALLOWED, allow, text).into_response();
     }
+    show_flags(&shared, |flag| flag == name)
 }
 
 async fn set_flag(
     State(shared): State<Shared>,
     Path(name): Path<String>,
+    Query(params): Params,
+    headers: HeaderMap,
     body: String,
 ) -> Response {
-    change_flags(&shared, [(name, body.trim().to_owned())].into()).await
+    let value = params.get("setvalue").cloned();
+    let value = value.unwrap_or_else(|| body.trim().to_owned());
+    change_flags(&shared, &headers, [(name, value)].into()).await
 }
 
 /// `NAME=VALUE`, one per line.
-async fn set_flags(State(shared): State<Shared>, body: String) -> Response {
+async fn set_flags(State(shared): State<Shared>, headers: HeaderMap, body: String) -> Response {
     let lines = body.lines().filter(|line| !line.trim().is_empty());
     let pairs: Option<BTreeMap<_, _>> = lines
         .map(|line| {
@@ -188,7 +195,7 @@ async fn set_flags(State(shared): State<Shared>, body: String) -> Response {
         })
         .collect();
     match pairs {
-        Some(pairs) => change_flags(&shared, pairs).await,
+        Some(pairs) => change_flags(&shared, &headers, pairs).await,
         None => (StatusCode::BAD_REQUEST, "write NAME=VALUE, one per line\n").into_response(),
     }
 }
@@ -204,7 +211,15 @@ fn show_flags(shared: &Shared, wanted: impl Fn(&str) -> bool) -> Response {
     }
 }
 
-async fn change_flags(shared: &Shared, values: BTreeMap<String, String>) -> Response {
+async fn change_flags(
+    shared: &Shared,
+    headers: &HeaderMap,
+    values: BTreeMap<String, String>,
+) -> Response {
+    if let Err(why) = same_origin::check(headers, &shared.context.config) {
+        let text = format!("refused: {why}\n");
+        return (StatusCode::FORBIDDEN, text).into_response();
+    }
     let names: Vec<_> = values.keys().cloned().collect();
     match settings::change(shared, "", &Edit::Set(values), false).await {
         Ok(reply) => flags_page(&reply, |flag| names.iter().any(|name| name == flag)),

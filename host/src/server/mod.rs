@@ -22,6 +22,7 @@ mod purge;
 mod raft_stat;
 mod read_only;
 mod recover;
+mod same_origin;
 mod settings;
 mod status;
 
