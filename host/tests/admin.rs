@@ -32,6 +32,7 @@ async fn change(
         group: "counter".into(),
         change: Some(change),
         expected: None,
+        dry_run: false,
     };
     let mut reports = cluster
         .admin(index)
@@ -106,6 +107,7 @@ async fn a_change_is_refused_unless_the_membership_is_the_expected_one() {
             voters: vec!["n1".into(), "n2".into()],
             learners: vec![],
         }),
+        dry_run: false,
     };
     let leader = cluster.leader("counter").await;
     add(&cluster, leader, 1).await;
@@ -329,7 +331,10 @@ async fn a_wiped_node_is_refused_under_its_old_name_until_it_is_forgotten() {
     assert!(error.contains("kontiki node forget n3"), "{error}");
     add(&cluster, 0, 1).await;
     for index in 0..2 {
-        let request = v1::ForgetNodeRequest { name: "n3".into() };
+        let request = v1::ForgetNodeRequest {
+            name: "n3".into(),
+            force: false,
+        };
         cluster.admin(index).forget_node(request).await.unwrap();
     }
     cluster.connected().await;

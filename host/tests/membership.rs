@@ -7,6 +7,7 @@ use kontiki_proto::v1;
 use kontiki_proto::v1::change_membership_request::Change;
 use std::process::{Command, Output};
 use std::time::Duration;
+use support::gate::Gate;
 use support::{Cluster, Data, apply, details, wait_for};
 use tokio::time::Instant;
 use tokio_stream::StreamExt as _;
@@ -32,6 +33,7 @@ async fn change(
         group: "counter".into(),
         change: Some(change),
         expected,
+        dry_run: false,
     };
     let reports = cluster.admin(index).change_membership(request).await?;
     let mut reports = reports.into_inner();
@@ -148,11 +150,13 @@ async fn each_change_wants_the_node_in_the_part_it_names() {
     cluster.stop().await;
 }
 
-/// Node 1 leads alone and tells others an address where nobody listens, so that node 2, which
-/// knows no other, is reached by it and cannot answer.
+/// Node 1 leads alone, and the address that it tells others leads to it no more, so that node 2,
+/// which knows no other, is reached by it and cannot answer.
 async fn cluster_whose_newcomer_cannot_answer() -> Cluster {
     let mut cluster = Cluster::prepare(2, Data::Memory);
-    cluster.options(0).peer_advertise = Some("127.0.0.1:1".into());
+    let listens = cluster.options(0).listen.clone().unwrap();
+    let gate = Gate::open(listens.parse().unwrap()).await;
+    cluster.options(0).peer_advertise = Some(gate.address.clone());
     cluster.options(1).peers = vec![];
     cluster.start_node(0).await;
     cluster.start_node(1).await;
@@ -166,6 +170,7 @@ async fn cluster_whose_newcomer_cannot_answer() -> Cluster {
         peers.iter().all(|peer| peer.connected).then_some(())
     })
     .await;
+    gate.shut().await;
     cluster
 }
 

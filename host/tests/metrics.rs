@@ -295,7 +295,10 @@ async fn a_node_that_is_forgotten_leaves_no_series_and_no_problem() {
     let named = |page: &Exposition| page.label_values("peer").contains("n3");
     assert!(named(&scrape(&cluster, 0).await));
     for index in 0..2 {
-        let request = v1::ForgetNodeRequest { name: "n3".into() };
+        let request = v1::ForgetNodeRequest {
+            name: "n3".into(),
+            force: false,
+        };
         cluster.admin(index).forget_node(request).await.unwrap();
     }
     let page = scrape(&cluster, 0).await;

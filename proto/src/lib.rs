@@ -24,4 +24,4 @@ pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "
 pub const ERROR_DOMAIN: &str = "kontiki";
 
 /// Version of the peer protocol; nodes that speak another one refuse each other.
-pub const PEER_PROTOCOL: u32 = 1;
+pub const PEER_PROTOCOL: u32 = 2;

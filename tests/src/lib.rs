@@ -9,6 +9,7 @@ mod acknowledged;
 pub mod check;
 pub mod cluster;
 pub mod command_line;
+pub mod copy;
 pub mod load;
 pub mod model;
 pub mod network;

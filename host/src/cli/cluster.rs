@@ -43,6 +43,7 @@ pub(crate) struct SeenGroup {
 impl SeenNode {
     pub(crate) fn state(&self) -> &'static str {
         match &self.report {
+            Ok(report) if is_set_aside(report) => "duplicate",
             Ok(report) if report.drained && report.leading == 0 => "drained",
             Ok(report) if report.draining => "draining",
             Ok(_) => "up",
@@ -56,6 +57,11 @@ impl SeenNode {
             Err(problem) => vec![problem.clone()],
         }
     }
+}
+
+/// Whether the other nodes refuse that process as a second one of its node.
+fn is_set_aside(report: &GetNodeReply) -> bool {
+    report.node.as_ref().is_some_and(|node| node.set_aside)
 }
 
 impl SeenGroup {
@@ -290,9 +296,11 @@ fn merge_nodes(seen: Vec<(SeenNode, Vec<GroupSummary>)>) -> Vec<(SeenNode, Vec<G
         if node.name.is_empty() {
             node.name = format!("({})", node.address);
         }
+        // A second process of a node is not the node.
+        let counts = |node: &SeenNode| node.report.as_ref().is_ok_and(|it| !is_set_aside(it));
         let better = merged
             .get(&node.name)
-            .is_none_or(|(known, _)| known.report.is_err());
+            .is_none_or(|(known, _)| known.report.is_err() || (!counts(known) && counts(&node)));
         if better {
             merged.insert(node.name.clone(), (node, groups));
         }

@@ -2,6 +2,7 @@
 
 use super::cluster;
 use super::context::Global;
+use super::exit::Exit;
 use super::failure::{Failure, Result};
 use super::membership::{cancel, execute};
 use super::names::{configuration_json, id_json, members_text, name_of};
@@ -125,7 +126,7 @@ pub(crate) async fn run(global: &Global, command: &MemberCommand) -> Result<()> 
         }
     };
     if how.plan {
-        return plan(global, &how.group.group, &change).await;
+        return plan(global, how, change).await;
     }
     let removed = match &change {
         Change::Remove(node) if !how.no_wait => Some(node.clone()),
@@ -136,6 +137,7 @@ pub(crate) async fn run(global: &Global, command: &MemberCommand) -> Result<()> 
         group: group.clone(),
         change: Some(change),
         expected: how.expected(),
+        dry_run: false,
     };
     let done = execute(global, request, !how.no_wait).await;
     done.map_err(|failure| match demotion(command, &failure) {
@@ -317,26 +319,33 @@ impl Document for Members {
     }
 }
 
-async fn plan(global: &Global, group: &str, change: &Change) -> Result<()> {
+/// Asks the leader where the change would lead: it refuses here what it would refuse in earnest.
+async fn plan(global: &Global, how: &How, change: Change) -> Result<()> {
+    let group = &how.group.group;
+    let request = ChangeMembershipRequest {
+        group: group.clone(),
+        change: Some(change),
+        expected: how.expected(),
+        dry_run: true,
+    };
+    let mut answer = global.client().admin().change_membership(request).await?;
+    let planned = answer.next().await?.and_then(|message| message.target);
+    let after = planned.ok_or_else(|| {
+        let message = "the leader says nothing of where the change would lead";
+        Failure::new(Exit::Refused, "BAD_REPLY", message)
+            .with_hint("is it of an older version? `kontiki node list -o wide`")
+    })?;
     let description = described(global, group).await?;
-    let members = global
-        .client()
-        .members()
-        .await
-        .map_err(|e| Failure::from(e).of_read())?;
+    let members = global.client().members().await;
+    let members = members.map_err(|e| Failure::from(e).of_read())?;
     let mut nodes = description.nodes.clone();
     nodes.extend(members.into_iter().map(|member| Introduction {
         node: member.id,
         name: member.name,
         ..Introduction::default()
     }));
-    let before = description
-        .configuration
-        .clone()
-        .unwrap_or_default()
-        .current
-        .unwrap_or_default();
-    let after = planned(&before, change, &nodes)?;
+    let configuration = description.configuration.clone().unwrap_or_default();
+    let before = configuration.current.unwrap_or_default();
     let answering = |id: &u64| {
         let heard = description.peers.iter().any(|peer| peer.node == *id);
         *id == description.node || heard
@@ -354,89 +363,6 @@ async fn plan(global: &Global, group: &str, change: &Change) -> Result<()> {
         nodes,
     });
     Ok(())
-}
-
-/// The membership after `change`, as the cluster would make it.
-fn planned(before: &MemberSet, change: &Change, nodes: &[Introduction]) -> Result<MemberSet> {
-    check_parts(before, change, nodes)?;
-    let mut after = before.clone();
-    let mut place = |node: &String, voter: bool, learner: bool| -> Result<()> {
-        let id = id_of(node, nodes)?;
-        after.voters.retain(|other| *other != id);
-        after.learners.retain(|other| *other != id);
-        if voter {
-            after.voters.push(id);
-        }
-        if learner {
-            after.learners.push(id);
-        }
-        Ok(())
-    };
-    match change {
-        Change::AddVoter(node) | Change::Promote(node) => place(node, true, false)?,
-        Change::AddLearner(node) | Change::Demote(node) => place(node, false, true)?,
-        Change::Remove(node) => place(node, false, false)?,
-        Change::Replace(members) => {
-            let ids = |names: &[String]| -> Result<Vec<u64>> {
-                names.iter().map(|name| id_of(name, nodes)).collect()
-            };
-            after = MemberSet {
-                voters: ids(&members.voters)?,
-                learners: ids(&members.learners)?,
-            };
-        }
-    }
-    if after.voters.is_empty() {
-        return Err(Failure::new(
-            super::exit::Exit::Conflict,
-            "QUORUM_AT_RISK",
-            "no voter would be left: a group needs at least one",
-        ));
-    }
-    Ok(after)
-}
-
-/// Refuses what the cluster would: a change of a part that the node does not have.
-fn check_parts(before: &MemberSet, change: &Change, nodes: &[Introduction]) -> Result<()> {
-    let (Change::AddLearner(node)
-    | Change::Promote(node)
-    | Change::Demote(node)
-    | Change::Remove(node)) = change
-    else {
-        return Ok(());
-    };
-    let id = id_of(node, nodes)?;
-    let (votes, learns) = (before.voters.contains(&id), before.learners.contains(&id));
-    let why = match change {
-        Change::AddLearner(_) if votes => "is a voter already: demote it to make it a learner",
-        Change::Promote(_) | Change::Demote(_) | Change::Remove(_) if !votes && !learns => {
-            "is not a member"
-        }
-        Change::Promote(_) if votes => "is a voter already",
-        Change::Demote(_) | Change::AddLearner(_) if learns => "is a learner already",
-        _ => return Ok(()),
-    };
-    let message = format!("node {node:?} {why}");
-    Err(Failure::new(
-        super::exit::Exit::Conflict,
-        "MEMBERSHIP_INVALID",
-        message,
-    ))
-}
-
-fn id_of(node: &str, nodes: &[Introduction]) -> Result<u64> {
-    let known = nodes
-        .iter()
-        .find(|known| known.name == node)
-        .map(|known| known.node);
-    known.or_else(|| node.parse().ok()).ok_or_else(|| {
-        Failure::new(
-            super::exit::Exit::NotFound,
-            "NODE_NOT_FOUND",
-            format!("no node is called {node:?}"),
-        )
-        .with_hint("kontiki node list")
-    })
 }
 
 struct Plan {
@@ -510,49 +436,11 @@ impl Document for Plan {
 mod tests {
     use super::*;
 
-    fn nodes() -> Vec<Introduction> {
-        let node = |n: u64| Introduction {
-            node: n,
-            name: format!("n{n}"),
-            ..Default::default()
-        };
-        (1..=4).map(node).collect()
-    }
-
     fn set(voters: &[u64], learners: &[u64]) -> MemberSet {
         MemberSet {
             voters: voters.to_vec(),
             learners: learners.to_vec(),
         }
-    }
-
-    #[test]
-    fn plans_follow_each_kind_of_change() {
-        let before = set(&[1, 2, 3], &[4]);
-        let plan = |change| planned(&before, &change, &nodes()).unwrap();
-        assert_eq!(plan(Change::AddVoter("n4".into())), set(&[1, 2, 3, 4], &[]));
-        assert_eq!(plan(Change::Promote("n4".into())), set(&[1, 2, 3, 4], &[]));
-        assert_eq!(plan(Change::Demote("n1".into())), set(&[2, 3], &[4, 1]));
-        assert_eq!(plan(Change::Remove("2".into())), set(&[1, 3], &[4]));
-        let members = NamedMembers {
-            voters: vec!["n2".into()],
-            learners: vec![],
-        };
-        assert_eq!(plan(Change::Replace(members)), set(&[2], &[]));
-    }
-
-    #[test]
-    fn impossible_plans_are_refused() {
-        let before = set(&[1], &[]);
-        let fault = |change| planned(&before, &change, &nodes()).unwrap_err();
-        assert_eq!(
-            fault(Change::Remove("n1".into())).reason(),
-            "QUORUM_AT_RISK"
-        );
-        assert_eq!(
-            fault(Change::AddVoter("n9".into())).reason(),
-            "NODE_NOT_FOUND"
-        );
     }
 
     #[test]

@@ -13,6 +13,7 @@ mod dev;
 mod election;
 mod exit;
 mod failure;
+mod forget;
 mod group;
 mod logging;
 mod member;

@@ -1,9 +1,10 @@
 //! `kontiki node`: the processes of the cluster.
 
 use super::cluster::{SeenNode, Survey};
-use super::context::{Global, find_member};
+use super::context::Global;
 use super::exit::Exit;
 use super::failure::{Failure, Result};
+use super::forget;
 use super::names::id_json;
 use super::output::{Document, table};
 use clap::{Args, Subcommand};
@@ -26,13 +27,26 @@ pub(crate) enum NodeCommand {
     /// Lets a drained node lead again
     Undrain(NodeArg),
     /// Makes every other node forget one whose data was lost, so that a new one may take its name
-    Forget(NodeArg),
+    ///
+    /// Says which nodes have forgotten it. One that cannot be reached forgets it when it is back and
+    /// hears of it from the others. Refused while a node is connected to the one to be forgotten.
+    Forget(ForgetArgs),
 }
 
 #[derive(Debug, Args)]
 pub(crate) struct NodeArg {
     /// The node, by name or id
     node: String,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ForgetArgs {
+    #[command(flatten)]
+    node: NodeArg,
+    /// Also if it runs and is connected: the connections end, and it is known again as soon as it
+    /// calls
+    #[arg(long)]
+    force: bool,
 }
 
 /// Runs `kontiki node`.
@@ -45,7 +59,7 @@ pub(crate) async fn run(global: &Global, command: &NodeCommand) -> Result<()> {
         }
         NodeCommand::Drain(args) => drain(global, &args.node, false).await,
         NodeCommand::Undrain(args) => drain(global, &args.node, true).await,
-        NodeCommand::Forget(args) => forget(global, &args.node).await,
+        NodeCommand::Forget(args) => forget::run(global, &args.node.node, args.force).await,
     }
 }
 
@@ -139,30 +153,6 @@ async fn drain(global: &Global, node: &str, undo: bool) -> Result<()> {
     let message = format!("{node} still leads: {stayed}");
     Err(Failure::new(Exit::Unhealthy, "DRAIN_INCOMPLETE", message)
         .with_hint("the node takes no new leadership; run the same command again to move the rest"))
-}
-
-async fn forget(global: &Global, node: &str) -> Result<()> {
-    let client = global.client();
-    let lost = find_member(&client, node).await?;
-    let members = client
-        .members()
-        .await
-        .map_err(|error| Failure::from(error).of_read())?;
-    for member in members.iter().filter(|member| member.id != lost.id) {
-        let there = client.at(member.address.clone());
-        there
-            .admin()
-            .forget_node(&lost.name)
-            .await
-            .map_err(|error| {
-                let hint = format!("{} still knows {}; run it again", member.name, lost.name);
-                Failure::from(error).with_hint(hint)
-            })?;
-        global
-            .out()
-            .note(&format!("{} has forgotten {}", member.name, lost.name));
-    }
-    Ok(())
 }
 
 struct Drained<'a> {

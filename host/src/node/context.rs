@@ -393,6 +393,7 @@ impl Context {
                 next_step: "see to the disk, then restart this node".to_owned(),
             });
         }
+        problems.extend(self.identity_problems());
         for (name, broken) in lock(&self.broken).iter() {
             problems.push(Problem {
                 what: format!("group {name:?}: {}", broken.problem.what),
@@ -415,6 +416,28 @@ impl Context {
             });
         }
         problems
+    }
+
+    /// Two processes with one node's id.
+    fn identity_problems(&self) -> Vec<Problem> {
+        let own = self.transport.set_aside().map(|aside| Problem {
+            what: format!("node {:?} refuses this process: {}", aside.by, aside.why),
+            next_step: "stop this process and wipe its data directory; if it is the one to keep, \
+                        stop the other, then restart this one"
+                .to_owned(),
+        });
+        let found = self.transport.duplicates_lately().into_iter();
+        let others = found.map(|(name, known, came)| Problem {
+            what: format!(
+                "two processes say that they are node {name:?}: the one at {known} counts, the one \
+                 at {came} is refused"
+            ),
+            next_step: format!(
+                "stop the process at {came} and wipe its data directory; if it is the one to keep, \
+                 stop the one at {known}, then restart the other"
+            ),
+        });
+        own.into_iter().chain(others).collect()
     }
 
     /// Ends every group: each hands over, answers what waits, and stops.

@@ -2,7 +2,7 @@
 //! reach, so groups come last.
 
 use super::clock::Clock;
-use super::context::{Context, Parts};
+use super::context::{Context, Parts, random_u64};
 use super::drain;
 use super::listen::Listeners;
 use super::overrides::Overrides;
@@ -164,8 +164,9 @@ fn introduction(config: &NodeConfig, ports: &Ports, engine_profile: String) -> I
         protocol: PEER_PROTOCOL,
         version: env!("CARGO_PKG_VERSION").to_owned(),
         engine_profile,
-        // Known once the address book is open.
-        address_epoch: 0,
+        incarnation: random_u64().max(1),
+        // The address book numbers the addresses.
+        ..Introduction::default()
     }
 }
 

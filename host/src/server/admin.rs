@@ -79,7 +79,10 @@ impl AdminService {
         }
         let target = match request.target.as_str() {
             "" => TransferTarget::Best,
-            name => TransferTarget::Node(NodeId(create_group::resolve(&self.shared, name)?.node)),
+            name => {
+                let node = create_group::look_up(&self.shared, name).await?;
+                TransferTarget::Node(NodeId(node.node))
+            }
         };
         let start = Instant::now();
         let (leader, term) = self.hand_over(&group, target, deadline).await?;
@@ -140,6 +143,10 @@ impl AdminService {
         }
         let plan = membership::plan(&self.shared, &group, &request).await;
         let plan = plan.map_err(|fault| self.shared.explain(&group, fault))?;
+        if request.dry_run {
+            let planned = futures_util::stream::iter([Ok(plan.preview())]);
+            return Ok(planned.boxed());
+        }
         let (sender, receiver) = mpsc::channel(4);
         tokio::spawn(membership::run(self.shared.clone(), group, plan, sender));
         Ok(ReceiverStream::new(receiver).boxed())
@@ -378,8 +385,16 @@ impl Admin for AdminService {
         &self,
         request: Request<v1::ForgetNodeRequest>,
     ) -> Result<Response<v1::ForgetNodeReply>, Status> {
-        let name = request.into_inner().name;
+        let v1::ForgetNodeRequest { name, force } = request.into_inner();
         let transport = self.shared.context.transport.clone();
+        let known = transport.find(&name);
+        if known.is_some_and(|it| transport.is_connected(NodeId(it.node))) && !force {
+            let message = format!(
+                "node {name:?} is connected to this one: it runs, and would be known again as soon \
+                 as it calls; stop it first"
+            );
+            return Err(Fault::new(Reason::NodeConnected, message).into());
+        }
         let wanted = name.clone();
         let forgetting = tokio::task::spawn_blocking(move || transport.forget(&wanted));
         match forgetting

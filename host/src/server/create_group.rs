@@ -21,6 +21,8 @@ const REPLICA_LIMIT: Duration = Duration::from_secs(30);
 /// Longest wait for the members to be reached, and how often that is looked at.
 const MEETING_LIMIT: Duration = Duration::from_secs(3);
 const MEETING_POLL: Duration = Duration::from_millis(20);
+/// Longest wait for a node that only another one knows yet.
+const SEARCH_LIMIT: Duration = Duration::from_secs(3);
 /// Longest wait for other nodes to say whether they may lead.
 const LOOK_LIMIT: Duration = Duration::from_secs(1);
 /// Longest wait for the first leader; the group exists whether or not one is found by then.
@@ -72,6 +74,10 @@ async fn await_members(
     request: &v1::CreateGroupRequest,
 ) -> Result<Members, Fault> {
     let until = Instant::now() + MEETING_LIMIT;
+    for name in request.voters.iter().chain(&request.learners) {
+        // Whoever is not found is named below.
+        let _ = look_up(shared, name).await;
+    }
     loop {
         let found = members(shared, request).and_then(|(voters, learners)| {
             let there = shared.context.router.by_name(&request.name).is_some();
@@ -163,6 +169,16 @@ pub(crate) fn resolve(shared: &Shared, name: &str) -> Result<v1::Introduction, F
             Err(Fault::new(Reason::NodeNotFound, message))
         }
     }
+}
+
+/// The node of that name or id, also if only another node knows it yet.
+pub(crate) async fn look_up(shared: &Shared, name: &str) -> Result<v1::Introduction, Fault> {
+    let transport = &shared.context.transport;
+    let configured = transport.links().iter().any(|link| link.name == name);
+    if !configured {
+        transport.search(name, SEARCH_LIMIT).await;
+    }
+    resolve(shared, name)
 }
 
 fn specification(

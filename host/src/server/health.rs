@@ -104,6 +104,7 @@ pub(crate) fn is_ready(shared: &Shared) -> bool {
     let context = &shared.context;
     !context.is_stopping()
         && !context.gives_away()
+        && !context.transport.is_set_aside()
         && !context.loading.load(Ordering::Acquire)
         && !context.storage.metrics().failed
 }
@@ -145,6 +146,7 @@ pub(crate) fn checks(shared: &Shared) -> Vec<Check> {
     vec![
         Check::new("storage", !context.storage.metrics().failed),
         groups_loaded(loading, context.router.all().len(), &broken),
+        Check::new("only_process_of_node", !context.transport.is_set_aside()),
         Check::new("not_draining", !draining),
         Check::new("not_stopping", !context.is_stopping()),
     ]

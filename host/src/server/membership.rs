@@ -1,7 +1,7 @@
 //! Changing a group's membership, with progress.
 
 use super::Shared;
-use super::create_group::{check_connected, create_on, resolve, resolve_all, take_back};
+use super::create_group::{check_connected, create_on, look_up, resolve, resolve_all, take_back};
 use super::describe::catch_up;
 use super::status::{Fault, Reason};
 use crate::node::handle::GroupHandle;
@@ -29,6 +29,17 @@ pub(crate) struct Plan {
     newcomers: Vec<v1::Introduction>,
 }
 
+impl Plan {
+    /// Where it would lead.
+    pub(crate) fn preview(&self) -> v1::MembershipProgress {
+        v1::MembershipProgress {
+            stage: "planned".to_owned(),
+            target: Some(members_to_wire(&self.target)),
+            ..v1::MembershipProgress::default()
+        }
+    }
+}
+
 /// Names become ids, and the core is asked whether it would take the change, before anything is
 /// done. Leaving nodes need not be known by name any more; joining ones must be, and be reached.
 pub(crate) async fn plan(
@@ -38,6 +49,9 @@ pub(crate) async fn plan(
 ) -> Result<Plan, Fault> {
     let change = request.change.as_ref();
     let change = change.ok_or_else(|| Fault::invalid("the request names no change"))?;
+    for name in joining(change) {
+        look_up(shared, name).await?;
+    }
     let (change, named) = named_change(shared, change)?;
     let expected = request.expected.as_ref();
     let expected = expected.map(|set| named_set(shared, set)).transpose()?;
@@ -54,6 +68,18 @@ pub(crate) async fn plan(
         term,
         newcomers,
     })
+}
+
+/// The nodes that a change may bring in, by name.
+fn joining(change: &Change) -> Vec<&str> {
+    match change {
+        Change::AddVoter(name) | Change::AddLearner(name) => vec![name],
+        Change::Replace(members) => {
+            let all = members.voters.iter().chain(&members.learners);
+            all.map(String::as_str).collect()
+        }
+        Change::Promote(_) | Change::Demote(_) | Change::Remove(_) => vec![],
+    }
 }
 
 /// The change by id, and the nodes that it may bring in.

@@ -95,6 +95,9 @@ impl Shared {
                 "the node is shutting down",
             ));
         }
+        if let Some(aside) = self.context.transport.set_aside() {
+            return Err(Fault::new(Reason::DuplicateNode, &aside.why).of_group(name));
+        }
         if let Some(handle) = self.context.router.by_name(name) {
             return Ok(handle);
         }

@@ -37,10 +37,14 @@ impl PeerService {
         mut frames: Streaming<v1::PeerFrame>,
     ) -> Result<(), Status> {
         let transport = &self.context().transport;
+        let replaced = || Fault::new(Reason::PeerRefused, "another process is this node now");
+        let open = transport.open_stream(from).ok_or_else(replaced)?;
         loop {
             let frame = tokio::select! {
                 frame = frames.message() => frame?,
                 () = self.context().closing.cancelled() => return Ok(()),
+                () = open.over() => return Err(replaced().into()),
+                () = transport.stepped_aside() => return Ok(()),
             };
             let Some(frame) = frame else { return Ok(()) };
             for message in frame.messages {
@@ -61,7 +65,8 @@ impl PeerService {
         }
         for node in &spec.nodes {
             if node.node != self.context().node().0 {
-                self.context().transport.hear_of(node.clone()).await?;
+                self.context().transport.check_known(node)?;
+                self.context().transport.hear_of(node.clone());
             }
         }
         if let Some(from) = &request.from {
@@ -77,7 +82,11 @@ impl PeerService {
 
 impl From<Refusal> for Fault {
     fn from(refusal: Refusal) -> Self {
-        Self::new(Reason::PeerRefused, refusal.to_string())
+        let reason = match refusal.is_duplicate() {
+            true => Reason::DuplicateNode,
+            false => Reason::PeerRefused,
+        };
+        Self::new(reason, refusal.to_string())
     }
 }
 
@@ -138,11 +147,20 @@ impl Peer for PeerService {
         request: Request<v1::Introduction>,
     ) -> Result<Response<v1::Introduction>, Status> {
         let transport = &self.context().transport;
-        transport
-            .meet(request.into_inner())
-            .await
-            .map_err(Fault::from)?;
+        let admitted = transport.admit(request.get_ref()).await;
+        // Whoever calls a process that was set aside is told so.
+        if !transport.is_set_aside() {
+            admitted.map_err(Fault::from)?;
+        }
         Ok(Response::new(transport.me()))
+    }
+
+    async fn confirm(
+        &self,
+        request: Request<v1::ConfirmRequest>,
+    ) -> Result<Response<v1::ConfirmReply>, Status> {
+        let transport = &self.context().transport;
+        Ok(Response::new(transport.confirm(request.get_ref())))
     }
 
     async fn exchange_books(
@@ -150,7 +168,7 @@ impl Peer for PeerService {
         request: Request<v1::AddressBook>,
     ) -> Result<Response<v1::AddressBook>, Status> {
         let transport = &self.context().transport;
-        transport.take_in(request.into_inner()).await;
+        transport.take_hints(request.into_inner());
         Ok(Response::new(transport.address_book()))
     }
 
@@ -161,11 +179,8 @@ impl Peer for PeerService {
         let mut frames = request.into_inner();
         let first = frames.message().await?.and_then(|frame| frame.introduction);
         let from = first.ok_or_else(|| Fault::invalid("the first frame must introduce"))?;
-        self.context()
-            .transport
-            .meet(from.clone())
-            .await
-            .map_err(Fault::from)?;
+        let admitted = self.context().transport.admit(&from).await;
+        admitted.map_err(Fault::from)?;
         debug!(peer = from.node, name = %from.name, "a peer streams");
         self.receive(&from, frames).await?;
         Ok(Response::new(v1::StreamEnd {}))

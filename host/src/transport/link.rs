@@ -1,8 +1,9 @@
 //! The connection to one peer: dials, introduces, streams, and begins again.
 
-use super::book::Refusal;
+use super::book::Source;
 use super::frame::Frames;
 use super::queue::{Outgoing, Queue, QueueLimits};
+use super::refusal::Refusal;
 use super::{Transport, endpoint};
 use kontiki_proto::v1::Introduction;
 use kontiki_proto::v1::peer_client::PeerClient;
@@ -13,11 +14,17 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
+use tonic_types::StatusExt as _;
 use tracing::{debug, info, warn};
 
 /// Largest message between nodes: above any frame that may legally be sent.
 pub(crate) const MESSAGE_SIZE_BYTES_MAX: usize = 256 << 20;
-const INTRODUCE_TIMEOUT: Duration = Duration::from_secs(2);
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The other side may have to look for this node at several addresses first.
+const INTRODUCE_TIMEOUT: Duration = Duration::from_secs(5);
+const EXCHANGE_TIMEOUT: Duration = Duration::from_secs(2);
+/// The reason by which another node says that this process is the second with its id.
+pub(crate) const DUPLICATE_REASON: &str = "DUPLICATE_NODE";
 const BACKOFF_MIN: Duration = Duration::from_millis(20);
 const BACKOFF_MAX: Duration = Duration::from_secs(1);
 
@@ -168,6 +175,8 @@ enum LinkError {
     Connect { address: String, what: String },
     #[error("{address}: refused: {message}")]
     RefusedThere { address: String, message: String },
+    #[error("{address}: {message}")]
+    Duplicate { address: String, message: String },
     #[error(transparent)]
     RefusedHere(#[from] Refusal),
     #[error("{address}: the connection ended")]
@@ -194,6 +203,9 @@ async fn keep_connected(link: &Arc<Link>, transport: &Transport) {
     for attempt in 0.. {
         let at = addresses.borrow_and_update().pick(attempt);
         let error = session(link, transport, &at, &mut backoff).await;
+        if let LinkError::Duplicate { message, .. } = &error {
+            transport.step_aside(&link.name, message);
+        }
         link.down(&error);
         if transport.is_finishing() {
             return;
@@ -216,8 +228,14 @@ async fn session(
     address: &str,
     backoff: &mut Duration,
 ) -> LinkError {
+    // The other side asks for it while it lasts.
+    let session = transport.inner.sessions.open(&link.name);
+    let me = Introduction {
+        session: session.id.clone(),
+        ..transport.me()
+    };
     let connected = tokio::select! {
-        connected = introduce(link, transport, address) => connected,
+        connected = introduce(link, transport, address, &me) => connected,
         () = transport.finishing() => return ended(address),
     };
     let connected = match connected {
@@ -230,7 +248,7 @@ async fn session(
     let over = Over(Arc::new(AtomicBool::new(false)));
     link.discard();
     let frames = Frames::new(
-        transport.me(),
+        me,
         Arc::clone(&link.queue),
         Arc::clone(&over.0),
         transport.inner.finishing.clone(),
@@ -238,7 +256,11 @@ async fn session(
     info!(peer = %link.name, node = them.node, address, "connected");
     *backoff = BACKOFF_MIN;
     link.up(channel);
-    match client.stream(frames).await {
+    let streamed = tokio::select! {
+        streamed = client.stream(frames) => streamed,
+        () = transport.stepped_aside() => return ended(address),
+    };
+    match streamed {
         Ok(_) => ended(address),
         Err(status) => status_error(address, &status),
     }
@@ -263,24 +285,23 @@ async fn introduce(
     link: &Arc<Link>,
     transport: &Transport,
     address: &str,
+    me: &Introduction,
 ) -> Result<(Channel, Introduction), LinkError> {
     let failed = |what: String| LinkError::Connect {
         address: address.to_owned(),
         what,
     };
     let endpoint = endpoint(address).map_err(|error| failed(error.to_string()))?;
-    let connecting = tokio::time::timeout(INTRODUCE_TIMEOUT, endpoint.connect());
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect());
     let channel = match connecting.await {
         Ok(Ok(channel)) => channel,
         Ok(Err(error)) => return Err(failed(super::innermost(&error))),
         Err(_) => {
-            return Err(failed(format!(
-                "no connection within {INTRODUCE_TIMEOUT:?}"
-            )));
+            return Err(failed(format!("no connection within {CONNECT_TIMEOUT:?}")));
         }
     };
     let mut client = client(channel.clone());
-    let mut request = tonic::Request::new(transport.me());
+    let mut request = tonic::Request::new(me.clone());
     request.set_timeout(INTRODUCE_TIMEOUT);
     let reply = client
         .introduce(request)
@@ -294,7 +315,10 @@ async fn introduce(
         }
         .into());
     }
-    transport.meet(them.clone()).await?;
+    if transport.is_set_aside() {
+        return Err(Refusal::SetAside(me.name.clone()).into());
+    }
+    transport.meet(&them, address, Source::Itself).await?;
     Ok((channel, them))
 }
 
@@ -302,7 +326,7 @@ async fn introduce(
 /// other so, by way of any node that both can reach.
 pub(crate) async fn exchange_books(transport: &Transport, channel: Channel) {
     let mut request = tonic::Request::new(transport.address_book());
-    request.set_timeout(INTRODUCE_TIMEOUT);
+    request.set_timeout(EXCHANGE_TIMEOUT);
     match client(channel).exchange_books(request).await {
         Ok(heard) => transport.take_in(heard.into_inner()).await,
         Err(error) => debug!(%error, "no addresses exchanged"),
@@ -312,6 +336,13 @@ pub(crate) async fn exchange_books(transport: &Transport, channel: Channel) {
 fn status_error(address: &str, status: &tonic::Status) -> LinkError {
     let address = address.to_owned();
     let message = status.message().to_owned();
+    let details = status.get_error_details();
+    if details
+        .error_info()
+        .is_some_and(|it| it.reason == DUPLICATE_REASON)
+    {
+        return LinkError::Duplicate { address, message };
+    }
     match status.code() {
         tonic::Code::FailedPrecondition => LinkError::RefusedThere { address, message },
         _ => LinkError::Connect {

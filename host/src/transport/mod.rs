@@ -1,33 +1,40 @@
 //! Between nodes: who is who, and one ordered stream of messages to each.
 
 pub(crate) mod book;
+mod contacts;
 pub mod convert;
 mod frame;
 mod link;
+mod probe;
 mod queue;
+mod refusal;
 #[cfg(test)]
 mod stall_tests;
+mod verify;
 
 use crate::config::PeerAddress;
 use crate::node::router::Router;
-pub use book::Refusal;
-use book::{Book, Source};
+use book::Book;
+pub(crate) use contacts::OpenStream;
+use contacts::{Contacts, Sessions};
 use kontiki_proto::v1::peer_client::PeerClient;
-use kontiki_proto::v1::{AddressBook, GroupMessage, Introduction, PeerInfo};
+use kontiki_proto::v1::{GroupMessage, Introduction, PeerInfo};
 use kontiki_raft::{GroupId, Message, NodeId};
 use kontiki_storage::{Storage, StorageError};
 use link::{Addresses, Link};
 pub(crate) use link::{LinkStatus, MESSAGE_SIZE_BYTES_MAX};
 use queue::Outgoing;
 pub(crate) use queue::QueueLimits;
-use std::collections::{BTreeMap, HashMap};
+pub use refusal::Refusal;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::{Channel, Endpoint};
-use tracing::{debug, error, warn};
+use tracing::{error, warn};
+use verify::Turns;
 
 /// The connections of a node. Cheap to clone.
 #[derive(Clone)]
@@ -48,6 +55,28 @@ struct Inner {
     closed: CancellationToken,
     /// Messages from peers that were refused: not valid, not for this node, or of no group here.
     refused: AtomicU64,
+    /// Which process speaks as which node.
+    contacts: Contacts,
+    /// Connections that this process opened, so that others can ask for them.
+    sessions: Sessions,
+    turns: Turns,
+    /// Nodes that are looked for because a third spoke of them, by name.
+    rumours: Mutex<BTreeSet<String>>,
+    /// Second processes of a node that were found.
+    duplicates: AtomicU64,
+    /// Set once another node has found that this process is the second of two with one id.
+    set_aside: OnceLock<SetAside>,
+    /// Cancelled at the same time.
+    stepped_aside: CancellationToken,
+}
+
+/// Why this process takes part in nothing: another node has found that it is the second with its id.
+#[derive(Clone, Debug)]
+pub(crate) struct SetAside {
+    /// Who found it.
+    pub(crate) by: String,
+    /// What was found.
+    pub(crate) why: String,
 }
 
 #[derive(Default)]
@@ -81,6 +110,13 @@ impl Transport {
                 finishing: CancellationToken::new(),
                 closed: CancellationToken::new(),
                 refused: AtomicU64::new(0),
+                contacts: Contacts::default(),
+                sessions: Sessions::default(),
+                turns: Turns::default(),
+                rumours: Mutex::default(),
+                duplicates: AtomicU64::new(0),
+                set_aside: OnceLock::new(),
+                stepped_aside: CancellationToken::new(),
             }),
         };
         for peer in peers {
@@ -97,7 +133,10 @@ impl Transport {
     /// Who this node is.
     #[must_use]
     pub fn me(&self) -> Introduction {
-        self.book().me().clone()
+        Introduction {
+            set_aside: self.is_set_aside(),
+            ..self.book().me().clone()
+        }
     }
 
     /// This node's id.
@@ -108,6 +147,9 @@ impl Transport {
 
     /// Sends a message, or drops it and says so (false).
     pub(crate) fn send(&self, to: NodeId, group: GroupId, message: Message) -> bool {
+        if self.is_set_aside() || !convert::is_sendable(&message) {
+            return false;
+        }
         let links = self
             .inner
             .links
@@ -192,75 +234,56 @@ impl Transport {
         self.inner.refused.load(Ordering::Relaxed)
     }
 
-    /// Takes in what another node says about itself, durably, and dials it if it is new.
-    ///
-    /// # Errors
-    /// Says why it is not spoken to.
-    pub(crate) async fn meet(&self, other: Introduction) -> Result<(), Refusal> {
-        self.learn(other, Source::Itself).await
+    /// Counts a message from a peer that a group did not take.
+    pub(crate) fn count_refused(&self) {
+        self.inner.refused.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Takes in what this node was told of another one by a third, as far as it is news.
-    ///
-    /// # Errors
-    /// Says why that node would not be spoken to.
-    pub(crate) async fn hear_of(&self, other: Introduction) -> Result<(), Refusal> {
-        self.learn(other, Source::Hearsay).await
+    /// Second processes of a node that were found so far.
+    pub(crate) fn duplicates(&self) -> u64 {
+        self.inner.duplicates.load(Ordering::Relaxed)
     }
 
-    async fn learn(&self, other: Introduction, source: Source) -> Result<(), Refusal> {
-        self.book().check(&other)?;
-        let before = self.introduction(NodeId(other.node));
-        let transport = self.clone();
-        let learnt = other.clone();
-        let learning = tokio::task::spawn_blocking(move || transport.book().learn(&learnt, source));
-        match learning.await {
-            Ok(Ok(_)) => {}
-            // The identity is checked all the same; it is met again after a restart.
-            Ok(Err(error)) => error!(peer = %other.name, %error, "the address book is not written"),
-            Err(error) => warn!(peer = %other.name, %error, "the address book is not written"),
-        }
-        let now = self.introduction(NodeId(other.node)).unwrap_or(other);
-        self.dial_introduced(&now);
-        if before.is_some_and(|before| before.address_epoch < now.address_epoch) {
-            self.spread();
-        }
-        Ok(())
+    /// Second processes that came lately: the node's name, where it is known to be, and where the
+    /// other came from.
+    pub(crate) fn duplicates_lately(&self) -> Vec<(String, String, String)> {
+        let found = self.contacts().duplicates().into_iter();
+        found
+            .map(|it| (self.name(it.node), it.known, it.came))
+            .collect()
     }
 
-    /// Every node that this one knows, itself included.
-    pub(crate) fn address_book(&self) -> AddressBook {
-        let book = self.book();
-        let nodes = book.nodes().chain([book.me()]).cloned().collect();
-        AddressBook { nodes }
+    /// Why this process takes part in nothing, if it does not.
+    pub(crate) fn set_aside(&self) -> Option<&SetAside> {
+        self.inner.set_aside.get()
     }
 
-    /// Takes in where another node says that nodes are. Only nodes known already are looked at: a
-    /// node that was forgotten is not to come back by hearsay.
-    pub(crate) async fn take_in(&self, heard: AddressBook) {
-        for other in heard.nodes {
-            let known = self.book().knows(&other);
-            if other.node == self.inner.node.0 {
-                self.outdo(other).await;
-            } else if known && let Err(refusal) = self.hear_of(other).await {
-                debug!(%refusal, "what is said of a node is not taken");
-            }
+    /// Whether this process takes part in nothing.
+    pub(crate) fn is_set_aside(&self) -> bool {
+        self.set_aside().is_some()
+    }
+
+    /// Takes this process out of everything until it is restarted: its state is of another time than
+    /// that of the process that counts, and it must not vote, acknowledge or answer in its stead.
+    fn step_aside(&self, by: &str, why: &str) {
+        let aside = SetAside {
+            by: by.to_owned(),
+            why: why.to_owned(),
+        };
+        if self.inner.set_aside.set(aside).is_ok() {
+            error!(why, "this process was refused as a second one of its node");
+            self.inner.stepped_aside.cancel();
         }
     }
 
-    /// Others may know later addresses of this node than it gave itself.
-    async fn outdo(&self, heard: Introduction) {
-        let transport = self.clone();
-        let outdoing = tokio::task::spawn_blocking(move || transport.book().outdo(&heard));
-        match outdoing.await {
-            Ok(Ok(false)) => {}
-            Ok(Ok(true)) => {
-                warn!("others know later addresses of this node: was its data restored?");
-                self.spread();
-            }
-            Ok(Err(error)) => error!(%error, "the own introduction is not written"),
-            Err(error) => warn!(%error, "the own introduction is not written"),
-        }
+    /// Resolves once this process takes part in nothing any more.
+    pub(crate) async fn stepped_aside(&self) {
+        self.inner.stepped_aside.cancelled().await;
+    }
+
+    /// A stream of a process that was admitted; none if it does not count any more.
+    pub(crate) fn open_stream(&self, of: &Introduction) -> Option<OpenStream> {
+        self.contacts().stream(of)
     }
 
     /// Tells every node that is connected what changed, and hears what it knows.
@@ -285,16 +308,25 @@ impl Transport {
     /// configured an address for the name, a new link begins there: whoever takes the name may come
     /// to the same place. False if it was not known.
     pub(crate) fn forget(&self, name: &str) -> Result<bool, StorageError> {
+        let node = self.find(name).map(|known| NodeId(known.node));
         let forgotten = self.book().forget(name)?;
+        if let Some(node) = node {
+            self.contacts().forget(node);
+        }
+        self.unlink(name);
+        Ok(forgotten)
+    }
+
+    /// Ends the link to a node that was forgotten.
+    fn unlink(&self, name: &str) {
         let Some(link) = self.remove_link(name) else {
-            return Ok(forgotten);
+            return;
         };
         link.forget();
         let configured = link.addresses.borrow().configured.clone();
         if configured.is_some() {
             self.dial(name, None, |at| at.configured = configured);
         }
-        Ok(forgotten)
     }
 
     fn remove_link(&self, name: &str) -> Option<Arc<Link>> {
@@ -347,7 +379,8 @@ impl Transport {
     /// Passes a message from the wire on to its group.
     pub(crate) fn receive(&self, from: NodeId, message: GroupMessage) {
         let handle = self.inner.router.by_id(GroupId(message.group));
-        let wire = message.message.filter(|_| message.to == self.inner.node.0);
+        let takes_part = message.to == self.inner.node.0 && !self.is_set_aside();
+        let wire = message.message.filter(|_| takes_part);
         let (Some(handle), Some(wire)) = (handle, wire) else {
             self.inner.refused.fetch_add(1, Ordering::Relaxed);
             return;
@@ -389,6 +422,15 @@ impl Transport {
             .book
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn contacts(&self) -> &Contacts {
+        &self.inner.contacts
+    }
+
+    fn rumours(&self) -> MutexGuard<'_, BTreeSet<String>> {
+        let rumours = self.inner.rumours.lock();
+        rumours.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Resolves when the transport is closed.

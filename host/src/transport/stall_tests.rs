@@ -69,6 +69,13 @@ impl Peer for Stalled {
         Ok(Response::new(request.into_inner()))
     }
 
+    async fn confirm(
+        &self,
+        _: Request<v1::ConfirmRequest>,
+    ) -> Result<Response<v1::ConfirmReply>, Status> {
+        Err(Status::unimplemented("no test asks for it"))
+    }
+
     async fn exchange_books(
         &self,
         request: Request<v1::AddressBook>,

@@ -7,6 +7,7 @@
     reason = "a module of tests"
 )]
 
+pub mod gate;
 pub mod openmetrics;
 
 use kontiki::config::{NodeConfig, NodeOptions};
@@ -93,6 +94,26 @@ impl Cluster {
             options: options.collect(),
             directory,
         }
+    }
+
+    /// One more node, which knows only those of the given indexes and is known to nobody.
+    pub fn add_node(&mut self, knows: &[usize]) -> usize {
+        let index = self.options.len();
+        let name = format!("n{}", index + 1);
+        let listens = |other: &usize| self.options[*other].listen.clone().unwrap();
+        let peers = knows
+            .iter()
+            .map(|other| format!("n{}={}", other + 1, listens(other)));
+        let options = NodeOptions {
+            peers: peers.collect(),
+            data_dir: Some(self.directory.path().join(&name).display().to_string()),
+            name: Some(name),
+            listen: Some(free_address()),
+            ..self.options[0].clone()
+        };
+        self.options.push(options);
+        self.nodes.push(None);
+        index
     }
 
     /// Changes the options of a node that is not running.

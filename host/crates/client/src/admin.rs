@@ -351,10 +351,12 @@ impl<'a> Admin<'a> {
     /// Makes the answering node forget another one, so that a new node may come under its name.
     ///
     /// # Errors
-    /// `NODE_NOT_FOUND`; or if the answering node cannot be reached.
-    pub async fn forget_node(&self, name: &str) -> Result<()> {
+    /// `NODE_CONNECTED` if the answering node is connected to it, unless `force` is set;
+    /// `NODE_NOT_FOUND` if it does not know it.
+    pub async fn forget_node(&self, name: &str, force: bool) -> Result<()> {
         let request = proto::ForgetNodeRequest {
             name: name.to_owned(),
+            force,
         };
         self.write(None, request, |mut s, r| {
             async move { s.forget_node(r).await }.boxed()

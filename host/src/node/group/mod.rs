@@ -7,6 +7,7 @@ mod candidacy;
 mod effects;
 mod mailbox;
 mod problems;
+mod reach;
 #[cfg(test)]
 mod tests;
 
@@ -32,6 +33,7 @@ use tracing::error;
 use candidacy::{Candidacy, Cause};
 use mailbox::Incoming;
 pub(crate) use mailbox::{Completion, Mailbox};
+use reach::OutOfReach;
 
 /// Commands handed to the core in one go.
 const PROPOSALS_AT_ONCE: usize = 1_024;
@@ -79,6 +81,8 @@ pub(crate) struct State {
     apply_ended: bool,
     /// The latest horizon that was passed on.
     horizon: Option<Horizon>,
+    /// Whose term was not believed last.
+    out_of_reach: Option<OutOfReach>,
     removed: bool,
     stopping: bool,
     /// The replica was read-only when it ran last.
@@ -203,6 +207,9 @@ impl Group {
     }
 
     fn on_message(&mut self, from: NodeId, message: Message) {
+        if !self.is_in_reach(from, &message) {
+            return;
+        }
         self.handle(Input::Message { from, message });
     }
 
@@ -249,6 +256,11 @@ impl Group {
 
     fn admit(&mut self, proposed: Proposed, time_ns: u64, now: Instant) -> Option<Proposal> {
         if !proposed.reply.claim().take() {
+            return None;
+        }
+        if let Some(aside) = self.transport.set_aside() {
+            let failure = Failure::ReplicaFailed(aside.why.clone());
+            proposed.reply.answer(Err(failure));
             return None;
         }
         if self.state.waiting.len() >= self.proposals_max {

@@ -58,6 +58,7 @@ impl Group {
                 "remove this node from the group and add a node with an empty directory",
             );
         }
+        problems.extend(self.out_of_reach_problem());
         problems.extend(slow_disk_problem(core));
         problems.extend(no_leader_problem(core, &self.transport));
         problems.extend(succession_problem(core));

@@ -1,19 +1,20 @@
 //! One group's loop, with a disk that can be held.
 
+use super::reach::AHEAD_MAX;
 use super::*;
 use crate::node::apply::ApplierConfig;
 use crate::node::budget::Budget;
 use crate::node::handle::{GroupHandle, HandleInner, Pending};
 use crate::node::native_machine;
 use crate::node::plugins::PluginSource;
-use crate::node::request::Outcome;
+use crate::node::request::{Outcome, Problem};
 use crate::node::router::Router;
 use crate::transport::QueueLimits;
 use bytes::Bytes;
 use kontiki_proto::v1;
 use kontiki_raft::{
-    AppendEntries, Entry, HeartbeatReply, LogId, LogIndex, MemberSet, MessageBody, Persist,
-    Settings, Standing, Term,
+    AppendEntries, ElectionTurn, Entry, Heartbeat, HeartbeatReply, LogId, LogIndex, MemberSet,
+    MessageBody, Persist, Settings, Standing, Term,
 };
 use kontiki_storage::{GroupRecord, Options, StorageError, StorageMetrics};
 use std::sync::Mutex;
@@ -260,6 +261,82 @@ fn append(term: u64) -> Message {
             sequence: 1,
         }),
     }
+}
+
+fn heartbeat(term: u64) -> Message {
+    Message {
+        term: Term(term),
+        body: MessageBody::Heartbeat(Heartbeat {
+            commit: LogIndex(0),
+            round: 1,
+            horizon: None,
+            turn: ElectionTurn::Any,
+        }),
+    }
+}
+
+async fn reaches_term(bench: &Bench, term: u64) -> Vec<Problem> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let status = bench.handle.status().await.unwrap();
+        if status.core.term.0 == term {
+            return status.problems;
+        }
+        assert!(Instant::now() < deadline, "stays in {}", status.core.term);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// Sends a heartbeat of that term and waits until it is seen to be refused.
+async fn refuses(bench: &Bench, lie: u64) {
+    bench.handle.deliver(NodeId(2), heartbeat(lie));
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let status = bench.handle.status().await.unwrap();
+        assert_eq!(status.core.term.0, 0, "{lie} was adopted");
+        let said = format!("speaks in term {lie},");
+        if status.problems.iter().any(|it| it.what.contains(&said)) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{lie} was not refused");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+/// One lying message near the end of the range would leave the group without a leader for ever.
+#[tokio::test]
+async fn a_term_that_no_elections_lead_to_is_not_adopted() {
+    let bench = bench(3);
+    // The disk holds every write: if a lie were adopted, it would show.
+    bench.hold_disk();
+    for lie in [(1 << 62) - 1, 1 << 40, AHEAD_MAX + 1] {
+        refuses(&bench, lie).await;
+    }
+    assert!(bench.disk.writes.lock().unwrap().is_empty());
+    // Whoever is only late is believed, and that says that all is well again.
+    bench.handle.deliver(NodeId(2), heartbeat(AHEAD_MAX));
+    let problems = reaches_term(&bench, AHEAD_MAX).await;
+    let refused = problems.iter().any(|it| it.what.contains("speaks in term"));
+    assert!(!refused, "{problems:?}");
+    // Terms that fall cost nothing.
+    bench.write_hangs().await;
+    let writes = bench.disk.writes.lock().unwrap().len();
+    for fallen in (0..1_000).rev() {
+        bench.handle.deliver(NodeId(2), heartbeat(fallen));
+    }
+    bench.handle.deliver(NodeId(2), heartbeat(AHEAD_MAX + 1));
+    reaches_term(&bench, AHEAD_MAX + 1).await;
+    let more = bench.disk.writes.lock().unwrap().len() - writes;
+    assert!(more <= 1, "{more} writes");
+}
+
+/// A replica that waits for its membership cannot know how many elections it has missed.
+#[tokio::test]
+async fn a_replica_that_joins_believes_a_far_term_but_not_the_last() {
+    let bench = bench(0);
+    refuses(&bench, (1 << 62) - 1).await;
+    bench.handle.deliver(NodeId(2), heartbeat(1 << 40));
+    reaches_term(&bench, 1 << 40).await;
 }
 
 /// A leader that lost its leadership because its disk hangs must send clients away.

@@ -108,6 +108,7 @@ pub(super) struct State {
     storage_size_bytes: Option<u64>,
     links: Vec<LinkStatus>,
     messages_refused: u64,
+    duplicates: u64,
 }
 
 impl State {
@@ -126,6 +127,7 @@ impl State {
             storage_size_bytes,
             links,
             messages_refused: transport.refused(),
+            duplicates: transport.duplicates(),
         }
     }
 
@@ -163,7 +165,9 @@ impl State {
         page.counter(
             &family("peer_messages_refused", help),
             self.messages_refused,
-        )
+        )?;
+        let help = "Processes that were refused because another one is the node they say they are";
+        page.counter(&family("duplicate_nodes_refused", help), self.duplicates)
     }
 }
 

@@ -50,6 +50,13 @@ fn number(name: &'static str, value: u64) -> Result<u64> {
     }
 }
 
+/// Whether the other side would take a message with this term: what it refuses is not sent, so that
+/// it is counted as dropped here.
+#[must_use]
+pub fn is_sendable(message: &Message) -> bool {
+    message.term.0 < NUMBER_MAX
+}
+
 /// Puts a message into its wire form.
 #[must_use]
 pub fn message_to_wire(message: Message) -> v1::RaftMessage {

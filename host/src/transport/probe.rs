@@ -1,0 +1,86 @@
+//! Asking whoever listens at an address who it is, and whether a session is its own.
+
+use super::{endpoint, innermost};
+use futures_util::future::join_all;
+use kontiki_proto::v1::peer_client::PeerClient;
+use kontiki_proto::v1::{ConfirmReply, ConfirmRequest, Introduction};
+use std::time::Duration;
+
+/// Time for one address, connection included.
+const LIMIT: Duration = Duration::from_millis(1_500);
+/// An introduction is short.
+const REPLY_SIZE_BYTES_MAX: usize = 64 << 10;
+
+/// What was found at an address.
+#[derive(Clone, Debug)]
+pub(crate) struct Sighting {
+    pub(crate) address: String,
+    /// Who answered, or why nobody did.
+    pub(crate) answer: Result<ConfirmReply, String>,
+}
+
+impl Sighting {
+    /// What whoever was called at `address` said of itself.
+    pub(crate) fn called(address: &str, introduction: Introduction) -> Self {
+        Self {
+            address: address.to_owned(),
+            answer: Ok(ConfirmReply {
+                introduction: Some(introduction),
+                confirmed: true,
+            }),
+        }
+    }
+
+    /// Whether the process that `claim` comes from listens there and stands by it.
+    pub(crate) fn confirms(&self, claim: &Introduction) -> bool {
+        self.node(claim)
+            .is_some_and(|(there, confirmed)| confirmed && there.incarnation == claim.incarnation)
+    }
+
+    /// Whether another process listens there as the node of `claim`, and was not set aside.
+    pub(crate) fn contradicts(&self, claim: &Introduction) -> bool {
+        self.node(claim)
+            .is_some_and(|(there, _)| there.incarnation != claim.incarnation && !there.set_aside)
+    }
+
+    /// Why it does not confirm, in words.
+    pub(crate) fn why_not(&self, claim: &Introduction) -> String {
+        match &self.answer {
+            Err(why) => why.clone(),
+            Ok(reply) => {
+                let there = reply.introduction.clone().unwrap_or_default();
+                match there.name == claim.name && there.node == claim.node {
+                    false => format!("node {:?} with id {} answers", there.name, there.node),
+                    true => "it does not know of this connection".to_owned(),
+                }
+            }
+        }
+    }
+
+    fn node(&self, claim: &Introduction) -> Option<(&Introduction, bool)> {
+        let reply = self.answer.as_ref().ok()?;
+        let there = reply.introduction.as_ref()?;
+        let same =
+            (&there.cluster, &there.name, there.node) == (&claim.cluster, &claim.name, claim.node);
+        same.then_some((there, reply.confirmed))
+    }
+}
+
+/// Asks at each of these addresses at once, on connections of their own.
+pub(crate) async fn ask_all(addresses: Vec<String>, request: &ConfirmRequest) -> Vec<Sighting> {
+    let one = |address: String| async move {
+        let asked = tokio::time::timeout(LIMIT, ask(&address, request.clone())).await;
+        let answer = asked.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}")));
+        Sighting { address, answer }
+    };
+    join_all(addresses.into_iter().map(one)).await
+}
+
+async fn ask(address: &str, request: ConfirmRequest) -> Result<ConfirmReply, String> {
+    let endpoint = endpoint(address).map_err(|error| innermost(&error))?;
+    let channel = endpoint.connect().await;
+    let channel = channel.map_err(|error| innermost(&error))?;
+    let mut client = PeerClient::new(channel).max_decoding_message_size(REPLY_SIZE_BYTES_MAX);
+    let reply = client.confirm(request).await;
+    Ok(reply.map_err(|status| innermost(&status))?.into_inner())
+}

@@ -1,0 +1,325 @@
+//! Who is believed to be which node: what is said in a node's name by somebody else changes nothing.
+#![allow(clippy::unwrap_used, reason = "a test")]
+
+mod support;
+
+use futures_util::stream;
+use kontiki_proto::PEER_PROTOCOL;
+use kontiki_proto::v1;
+use kontiki_proto::v1::change_membership_request::Change;
+use kontiki_proto::v1::peer_client::PeerClient;
+use kontiki_proto::v1::raft_message::Body;
+use std::time::{Duration, Instant};
+use support::{Cluster, Data, apply, details, wait_for};
+use tonic::transport::Channel;
+use tonic::{Code, Status};
+
+const COUNTER: &str = "native:counter";
+
+async fn peer(cluster: &Cluster, index: usize) -> PeerClient<Channel> {
+    let address = cluster.node(index).ports().peer;
+    PeerClient::connect(format!("http://{address}"))
+        .await
+        .unwrap()
+}
+
+async fn node(cluster: &Cluster, index: usize) -> v1::GetNodeReply {
+    let request = v1::GetNodeRequest {};
+    let node = cluster.admin(index).get_node(request).await.unwrap();
+    node.into_inner()
+}
+
+/// What node `index` knows of the node called `name`.
+async fn known(cluster: &Cluster, index: usize, name: &str) -> Option<v1::PeerInfo> {
+    let peers = node(cluster, index).await.peers.into_iter();
+    let mut named = peers.filter(|peer| peer.node.as_ref().unwrap().name == name);
+    named.next()
+}
+
+/// An introduction that nobody stands by.
+fn forged(name: &str, node: u64, address: &str) -> v1::Introduction {
+    v1::Introduction {
+        cluster: "test".into(),
+        node,
+        name: name.into(),
+        peer_address: address.into(),
+        client_address: address.into(),
+        protocol: PEER_PROTOCOL,
+        incarnation: 7,
+        session: vec![7; 16].into(),
+        address_epoch: 1_000,
+        ..v1::Introduction::default()
+    }
+}
+
+/// Streams one heartbeat of that term in the name of `from`.
+async fn stream_as(
+    cluster: &Cluster,
+    from: &v1::Introduction,
+    group: u64,
+    term: u64,
+) -> Result<(), Status> {
+    let to: u64 = cluster.node(0).ports().node.parse().unwrap();
+    let heartbeat = Body::Heartbeat(v1::Heartbeat::default());
+    let message = v1::GroupMessage {
+        group,
+        to,
+        message: Some(v1::RaftMessage {
+            term,
+            body: Some(heartbeat),
+        }),
+    };
+    let frame = |introduction, messages| v1::PeerFrame {
+        introduction,
+        messages,
+    };
+    let frames = [
+        frame(Some(from.clone()), vec![]),
+        frame(None, vec![message]),
+    ];
+    let sent = peer(cluster, 0).await.stream(stream::iter(frames)).await;
+    sent.map(drop)
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_speaks_in_anothers_name_is_not_heard_and_leaves_no_trace() {
+    let cluster = Cluster::start(3, Data::Disk).await;
+    cluster.create_group("counter", COUNTER).await;
+    let before = cluster.describe(0, "counter").await.unwrap();
+    let group = before.summary.clone().unwrap().id;
+    let id: u64 = cluster.node(1).ports().node.parse().unwrap();
+    let there = known(&cluster, 0, "n2").await.unwrap();
+    let own = there.node.clone().unwrap();
+    // As the node that it is, where it is; as if it had moved; as one that nobody knows.
+    let lies = [
+        forged("n2", id, &own.peer_address),
+        forged("n2", id, "127.0.0.1:1"),
+        forged("n9", 9, "127.0.0.1:1"),
+        forged("n9", 9, &own.peer_address),
+    ];
+    for lie in &lies {
+        let refused = peer(&cluster, 0).await.introduce(lie.clone()).await;
+        assert_eq!(refused.unwrap_err().code(), refusal(&lie.name), "{lie:?}");
+        let refused = stream_as(&cluster, lie, group, (1 << 62) - 1).await;
+        assert_eq!(refused.unwrap_err().code(), refusal(&lie.name), "{lie:?}");
+    }
+    // Hearsay is looked into, and nobody is found there.
+    let mut peer = peer(&cluster, 0).await;
+    let heard = v1::AddressBook {
+        nodes: lies.to_vec(),
+        forgotten: vec![v1::ForgottenNode {
+            name: "n2".into(),
+            node: id,
+        }],
+    };
+    peer.exchange_books(heard).await.unwrap();
+
+    let added = apply(&mut cluster.client(0), "counter", "add 1").await;
+    assert!(added.unwrap().1.is_ok());
+    let after = cluster.describe(0, "counter").await.unwrap();
+    assert_eq!(term(&after), term(&before), "no election was needed");
+    let now = known(&cluster, 0, "n2").await.unwrap();
+    assert!(now.connected, "{}", now.error);
+    assert_eq!(now.node.unwrap(), own);
+    assert_eq!(known(&cluster, 0, "n9").await, None);
+    cluster.stop().await;
+}
+
+/// A second process of a node that runs, or one that is not found.
+fn refusal(name: &str) -> Code {
+    match name {
+        "n2" => Code::Unavailable,
+        _ => Code::FailedPrecondition,
+    }
+}
+
+fn term(of: &v1::GroupDescription) -> u64 {
+    of.summary.as_ref().unwrap().term
+}
+
+/// Anybody can make names up; none of them costs a connection that is dialled for ever.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn made_up_nodes_are_neither_kept_nor_dialled() {
+    let cluster = Cluster::start(1, Data::Memory).await;
+    let mut peer = peer(&cluster, 0).await;
+    for node in 100..140 {
+        let made_up = forged(&format!("x{node}"), node, "127.0.0.1:1");
+        let refused = peer.introduce(made_up).await.unwrap_err();
+        assert_eq!(details(&refused).0, "PEER_REFUSED", "{refused}");
+    }
+    assert_eq!(node(&cluster, 0).await.peers, []);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_joins_is_learned_by_all_and_added_by_any() {
+    let mut cluster = Cluster::start(3, Data::Disk).await;
+    cluster.create_group("counter", COUNTER).await;
+    let joining = cluster.add_node(&[2]);
+    cluster.start_node(joining).await;
+    for index in 0..3 {
+        wait_for("the new node to be known", || async {
+            known(&cluster, index, "n4").await?.connected.then_some(())
+        })
+        .await;
+    }
+    wait_for("it to know the others", || async {
+        let peers = node(&cluster, joining).await.peers;
+        let connected = peers.iter().filter(|peer| peer.connected).count();
+        (connected == 3).then_some(())
+    })
+    .await;
+    // An order that is refused is refused as a plan too, and a plan changes nothing.
+    let plan = |index: usize, change, dry_run| {
+        let request = v1::ChangeMembershipRequest {
+            group: "counter".into(),
+            change: Some(change),
+            expected: None,
+            dry_run,
+        };
+        let mut admin = cluster.admin(index);
+        async move {
+            admin
+                .change_membership(request)
+                .await?
+                .into_inner()
+                .message()
+                .await
+        }
+    };
+    for dry_run in [true, false] {
+        let nobody = plan(0, Change::AddVoter("n9".into()), dry_run).await;
+        assert_eq!(details(&nobody.unwrap_err()).0, "NODE_NOT_FOUND");
+    }
+    for index in 0..3 {
+        let planned = plan(index, Change::AddVoter("n4".into()), true).await;
+        let target = planned.unwrap().unwrap().target.unwrap();
+        assert_eq!(target.voters.len(), 4);
+    }
+    let members = cluster.describe(0, "counter").await.unwrap().configuration;
+    assert_eq!(members.unwrap().current.unwrap().voters.len(), 3);
+    cluster.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_runs_is_not_forgotten_and_one_that_is_gone_by_all() {
+    let mut cluster = Cluster::start(3, Data::Disk).await;
+    let forget = |index: usize| {
+        let request = v1::ForgetNodeRequest {
+            name: "n3".into(),
+            force: false,
+        };
+        let mut admin = cluster.admin(index);
+        async move { admin.forget_node(request).await }
+    };
+    let refused = forget(0).await.unwrap_err();
+    assert_eq!(details(&refused).0, "NODE_CONNECTED", "{refused}");
+    assert!(known(&cluster, 0, "n3").await.unwrap().connected);
+    cluster
+        .options(1)
+        .peers
+        .retain(|peer| !peer.starts_with("n3"));
+    cluster
+        .options(0)
+        .peers
+        .retain(|peer| !peer.starts_with("n3"));
+    for index in [1, 0, 2] {
+        cluster.stop_node(index).await;
+    }
+    // One is told, the other is away, and hears of it when it is back.
+    cluster.start_node(0).await;
+    let request = v1::ForgetNodeRequest {
+        name: "n3".into(),
+        force: false,
+    };
+    cluster.admin(0).forget_node(request).await.unwrap();
+    cluster.start_node(1).await;
+    for index in [0, 1] {
+        wait_for("the node to be forgotten", || async {
+            let others = node(&cluster, index).await.peers;
+            let connected = others.iter().all(|peer| peer.connected);
+            (connected && others.len() == 1).then_some(())
+        })
+        .await;
+    }
+    // By itself it comes back.
+    cluster.start_node(2).await;
+    cluster.connected().await;
+    cluster.stop().await;
+}
+
+/// The cluster's own second process: the directory of n2 with the address of another.
+async fn start_copy(cluster: &mut Cluster) -> usize {
+    let directory = cluster.directory.path().to_owned();
+    copy_directory(&directory.join("n2"), &directory.join("copy"));
+    let copy = cluster.add_node(&[0, 2]);
+    let options = cluster.options(copy);
+    options.name = Some("n2".into());
+    options.data_dir = Some(directory.join("copy").display().to_string());
+    cluster.start_node(copy).await;
+    copy
+}
+
+fn copy_directory(from: &std::path::Path, to: &std::path::Path) {
+    std::fs::create_dir(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        match entry.file_type().unwrap().is_dir() {
+            true => copy_directory(&entry.path(), &target),
+            false => drop(std::fs::copy(entry.path(), target).unwrap()),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_copy_beside_the_original_is_refused_for_as_long_as_it_runs() {
+    let mut cluster = Cluster::start(3, Data::Disk).await;
+    cluster.create_group("counter", COUNTER).await;
+    let own = known(&cluster, 0, "n2").await.unwrap().node.unwrap();
+    // A clean copy: the original is down while it is taken.
+    cluster.stop_node(1).await;
+    let directory = cluster.directory.path().to_owned();
+    copy_directory(&directory.join("n2"), &directory.join("n2.copy"));
+    cluster.start_node(1).await;
+    cluster.connected().await;
+    std::fs::rename(directory.join("n2"), directory.join("n2.running")).unwrap();
+    std::fs::rename(directory.join("n2.copy"), directory.join("n2")).unwrap();
+    let copy = start_copy(&mut cluster).await;
+    let came = cluster.node(copy).ports().peer.to_string();
+
+    wait_for("the copy to stand aside", || async {
+        let said = node(&cluster, copy).await;
+        let refused = said.problems.join("\n");
+        let set_aside = said.node.unwrap().set_aside;
+        (set_aside && refused.contains(&came) && refused.contains(&own.peer_address)).then_some(())
+    })
+    .await;
+    let answer = apply(&mut cluster.client(copy), "counter", "add 1").await;
+    assert_eq!(details(&answer.unwrap_err()).0, "DUPLICATE_NODE");
+    wait_for("both addresses to be named by the others", || async {
+        let problems = node(&cluster, 0).await.problems.join("\n");
+        (problems.contains(&came) && problems.contains(&own.peer_address)).then_some(())
+    })
+    .await;
+    let there = known(&cluster, 0, "n2").await.unwrap();
+    assert!(there.connected, "{}", there.error);
+    assert_eq!(there.node.unwrap().peer_address, own.peer_address);
+
+    // The original ends; the copy does not take its place, however long it waits.
+    cluster.stop_node(1).await;
+    wait_for("the original to be missed", || async {
+        let there = known(&cluster, 0, "n2").await?;
+        (!there.connected).then_some(())
+    })
+    .await;
+    let begin = Instant::now();
+    wait_for("several election timeouts to pass", || async {
+        let there = known(&cluster, 0, "n2").await?;
+        assert!(!there.connected, "the copy was taken in");
+        assert_eq!(there.node.unwrap().peer_address, own.peer_address);
+        (begin.elapsed() > Duration::from_secs(2)).then_some(())
+    })
+    .await;
+    cluster.stop().await;
+}
