@@ -5,7 +5,7 @@ use super::status::{Fault, Reason};
 use crate::node::context::Context;
 use crate::node::handle::GroupHandle;
 use crate::node::request::Outcome;
-use crate::transport::{MESSAGE_SIZE_BYTES_MAX, endpoint, innermost};
+use crate::transport::{MESSAGE_SIZE_BYTES_MAX, dial, innermost};
 use kontiki_client::is_unsent;
 use kontiki_proto::v1::Introduction;
 use kontiki_proto::v1::admin_client::AdminClient;
@@ -46,8 +46,7 @@ impl Forwarder {
         {
             return Ok(channel.clone());
         }
-        let endpoint = endpoint(&to.client_address).map_err(|error| unreachable(to, &error))?;
-        let channel = endpoint.connect_lazy();
+        let channel = dial::lazily(&to.client_address).map_err(|error| unreachable(to, &error))?;
         channels.insert(
             NodeId(to.node),
             (to.client_address.clone(), channel.clone()),

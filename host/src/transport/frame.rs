@@ -1,7 +1,7 @@
 //! Bundles what is queued for a peer into frames, without waiting for more.
 
 use super::convert::message_to_wire;
-use super::queue::{Outgoing, Queue};
+use super::queue::{Lane, Outgoing, Queue};
 use futures_util::Stream;
 use kontiki_proto::v1::{GroupMessage, Introduction, PeerFrame};
 use std::pin::Pin;
@@ -10,10 +10,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-/// Frames of one connection.
+/// Frames of one connection, out of one lane.
 pub(crate) struct Frames {
     introduction: Option<Introduction>,
     queue: Arc<Queue>,
+    lane: Lane,
     /// Set when the connection is given up, so that it takes nothing from its successor.
     over: Arc<AtomicBool>,
     /// The frames end when what is queued is sent.
@@ -23,13 +24,14 @@ pub(crate) struct Frames {
 impl Frames {
     pub(crate) fn new(
         introduction: Introduction,
-        queue: Arc<Queue>,
+        (queue, lane): (Arc<Queue>, Lane),
         over: Arc<AtomicBool>,
         finishing: CancellationToken,
     ) -> Self {
         Self {
             introduction: Some(introduction),
             queue,
+            lane,
             over,
             finishing: Box::pin(finishing.cancelled_owned()),
         }
@@ -62,7 +64,7 @@ impl Stream for Frames {
                 messages: Vec::new(),
             }));
         }
-        let taken = match this.queue.poll_take(cx) {
+        let taken = match this.queue.poll_take(this.lane, cx) {
             Poll::Ready(taken) => taken,
             Poll::Pending => return this.finishing.as_mut().poll(cx).map(|()| None),
         };
@@ -82,25 +84,30 @@ mod tests {
         size_bytes_max: 4 << 20,
     };
 
+    fn open(lane: Lane) -> (Arc<Queue>, Arc<AtomicBool>, CancellationToken, Frames) {
+        let (queue, over) = (Arc::new(Queue::new(LIMITS)), Arc::default());
+        let finishing = CancellationToken::new();
+        let frames = Frames::new(
+            Introduction::default(),
+            (Arc::clone(&queue), lane),
+            Arc::clone(&over),
+            finishing.clone(),
+        );
+        (queue, over, finishing, frames)
+    }
+
     #[tokio::test]
     async fn frames_introduce_then_bundle_what_is_queued() {
-        let over = Arc::new(AtomicBool::new(false));
-        let queue = Arc::new(Queue::new(LIMITS));
-        let mut frames = Frames::new(
-            Introduction::default(),
-            Arc::clone(&queue),
-            Arc::clone(&over),
-            CancellationToken::new(),
-        );
+        let (queue, over, _, mut frames) = open(Lane::Bulk);
         for size_bytes in [10, 10, 1 << 20, 10] {
-            assert!(queue.push(append(size_bytes)));
+            assert!(queue.push(append(size_bytes)) && queue.push(heartbeat(1)));
         }
         assert!(frames.next().await.unwrap().introduction.is_some());
         assert_eq!(frames.next().await.unwrap().messages.len(), 3);
         assert_eq!(frames.next().await.unwrap().messages.len(), 1);
         let waits = tokio::spawn(async move { (frames.next().await, frames) });
         tokio::task::yield_now().await;
-        queue.push(heartbeat(1));
+        queue.push(append(1));
         let (woken, mut frames) = waits.await.unwrap();
         assert_eq!(woken.unwrap().messages.len(), 1);
         over.store(true, Ordering::Release);
@@ -109,28 +116,19 @@ mod tests {
 
     #[tokio::test]
     async fn finishing_sends_what_is_queued_and_ends_a_stream_that_waits() {
-        let open = || {
-            let (queue, finishing) = (Arc::new(Queue::new(LIMITS)), CancellationToken::new());
-            let frames = Frames::new(
-                Introduction::default(),
-                Arc::clone(&queue),
-                Arc::default(),
-                finishing.clone(),
-            );
-            (queue, finishing, frames)
-        };
-        let (queue, finishing, mut frames) = open();
-        // More than one frame in each lane.
-        for _ in 0..300 {
-            assert!(queue.push(heartbeat(1)) && queue.push(append(10)));
+        for lane in [Lane::Urgent, Lane::Bulk] {
+            let (queue, _, finishing, mut frames) = open(lane);
+            // More than one frame in each lane.
+            for _ in 0..300 {
+                assert!(queue.push(heartbeat(1)) && queue.push(append(10)));
+            }
+            assert!(frames.next().await.unwrap().introduction.is_some());
+            finishing.cancel();
+            let left: Vec<_> = frames.collect().await;
+            let left = left.iter().map(|frame| frame.messages.len());
+            assert_eq!(left.sum::<usize>(), 300);
         }
-        assert!(frames.next().await.unwrap().introduction.is_some());
-        finishing.cancel();
-        let left: Vec<_> = frames.collect().await;
-        let left = left.iter().map(|frame| frame.messages.len());
-        assert_eq!(left.sum::<usize>(), 600);
-
-        let (_queue, finishing, mut idle) = open();
+        let (_queue, _, finishing, mut idle) = open(Lane::Urgent);
         assert!(idle.next().await.is_some());
         let waiting = tokio::spawn(async move { idle.next().await });
         tokio::task::yield_now().await;

@@ -2,12 +2,14 @@
 
 use super::book::Source;
 use super::frame::Frames;
-use super::queue::{Outgoing, Queue, QueueLimits};
+use super::queue::{Lane, Outgoing, Queue, QueueLimits};
 use super::refusal::Refusal;
-use super::{Transport, endpoint};
+use super::{Transport, dial};
+use futures_util::future;
 use kontiki_proto::v1::Introduction;
 use kontiki_proto::v1::peer_client::PeerClient;
 use kontiki_raft::NodeId;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -244,26 +246,53 @@ async fn session(
     };
     let (channel, them) = connected;
     exchange_books(transport, channel.clone()).await;
-    let mut client = client(channel.clone());
-    let over = Over(Arc::new(AtomicBool::new(false)));
+    let bulk = tokio::select! {
+        called = call(link, address, &me) => called,
+        () = transport.finishing() => return ended(address),
+    };
+    let bulk = match bulk {
+        // A name may lead elsewhere the next time.
+        Ok((bulk, same)) if same.incarnation == them.incarnation => bulk,
+        Ok(_) => return ended(address),
+        Err(error) => return error,
+    };
     link.discard();
+    info!(peer = %link.name, node = them.node, address, "connected");
+    *backoff = BACKOFF_MIN;
+    link.up(channel.clone());
+    let urgent = pin!(stream(link, transport, (channel, Lane::Urgent), &me));
+    let bulk = pin!(stream(link, transport, (bulk, Lane::Bulk), &me));
+    // Both or none: whoever is reached by heartbeats alone would be sent entries in vain.
+    let streamed = tokio::select! {
+        streamed = future::select(urgent, bulk) => streamed,
+        () = transport.stepped_aside() => return ended(address),
+    };
+    let (over, other) = streamed.factor_first();
+    if over.is_ok() && transport.is_finishing() {
+        // What is queued in the other lane leaves too; how that ends is of no interest.
+        let _ = other.await;
+    }
+    match over {
+        Ok(()) => ended(address),
+        Err(status) => status_error(address, &status),
+    }
+}
+
+/// Sends what is queued in one lane until the connection ends.
+async fn stream(
+    link: &Arc<Link>,
+    transport: &Transport,
+    (channel, lane): (Channel, Lane),
+    me: &Introduction,
+) -> Result<(), tonic::Status> {
+    let over = Over(Arc::new(AtomicBool::new(false)));
     let frames = Frames::new(
-        me,
-        Arc::clone(&link.queue),
+        me.clone(),
+        (Arc::clone(&link.queue), lane),
         Arc::clone(&over.0),
         transport.inner.finishing.clone(),
     );
-    info!(peer = %link.name, node = them.node, address, "connected");
-    *backoff = BACKOFF_MIN;
-    link.up(channel);
-    let streamed = tokio::select! {
-        streamed = client.stream(frames) => streamed,
-        () = transport.stepped_aside() => return ended(address),
-    };
-    match streamed {
-        Ok(_) => ended(address),
-        Err(status) => status_error(address, &status),
-    }
+    client(channel).stream(frames).await.map(drop)
 }
 
 fn ended(address: &str) -> LinkError {
@@ -281,9 +310,24 @@ impl Drop for Over {
     }
 }
 
+/// Connects, says who this node is, and takes in who answers.
 async fn introduce(
     link: &Arc<Link>,
     transport: &Transport,
+    address: &str,
+    me: &Introduction,
+) -> Result<(Channel, Introduction), LinkError> {
+    let (channel, them) = call(link, address, me).await?;
+    if transport.is_set_aside() {
+        return Err(Refusal::SetAside(me.name.clone()).into());
+    }
+    transport.meet(&them, address, Source::Itself).await?;
+    Ok((channel, them))
+}
+
+/// Connects and says who this node is.
+async fn call(
+    link: &Arc<Link>,
     address: &str,
     me: &Introduction,
 ) -> Result<(Channel, Introduction), LinkError> {
@@ -291,8 +335,7 @@ async fn introduce(
         address: address.to_owned(),
         what,
     };
-    let endpoint = endpoint(address).map_err(|error| failed(error.to_string()))?;
-    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, endpoint.connect());
+    let connecting = tokio::time::timeout(CONNECT_TIMEOUT, dial::now(address));
     let channel = match connecting.await {
         Ok(Ok(channel)) => channel,
         Ok(Err(error)) => return Err(failed(super::innermost(&error))),
@@ -315,10 +358,6 @@ async fn introduce(
         }
         .into());
     }
-    if transport.is_set_aside() {
-        return Err(Refusal::SetAside(me.name.clone()).into());
-    }
-    transport.meet(&them, address, Source::Itself).await?;
     Ok((channel, them))
 }
 

@@ -3,6 +3,7 @@
 pub(crate) mod book;
 mod contacts;
 pub mod convert;
+pub(crate) mod dial;
 mod frame;
 mod link;
 mod probe;
@@ -32,7 +33,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::Channel;
 use tracing::{error, warn};
 use verify::Turns;
 
@@ -402,13 +403,7 @@ impl Transport {
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         let link = links.by_name.get(name)?;
-        let lazy = || {
-            Some(
-                endpoint(&link.addresses.borrow().pick(0))
-                    .ok()?
-                    .connect_lazy(),
-            )
-        };
+        let lazy = || dial::lazily(&link.addresses.borrow().pick(0)).ok();
         Some(PeerClient::new(link.channel().or_else(lazy)?))
     }
 
@@ -460,19 +455,6 @@ impl Transport {
         self.inner.closed.cancel();
         self.inner.tasks.wait().await;
     }
-}
-
-/// How other nodes are dialled.
-pub(crate) fn endpoint(address: &str) -> Result<Endpoint, tonic::transport::Error> {
-    Ok(Endpoint::from_shared(format!("http://{address}"))?
-        .connect_timeout(Duration::from_secs(1))
-        .tcp_nodelay(true)
-        .tcp_keepalive(Some(Duration::from_secs(10)))
-        .http2_keep_alive_interval(Duration::from_secs(2))
-        .keep_alive_timeout(Duration::from_secs(2))
-        .keep_alive_while_idle(true)
-        .initial_stream_window_size(8 << 20)
-        .initial_connection_window_size(16 << 20))
 }
 
 /// The cause that says most: the last of the chain.

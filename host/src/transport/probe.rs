@@ -1,6 +1,6 @@
 //! Asking whoever listens at an address who it is, and whether a session is its own.
 
-use super::{endpoint, innermost};
+use super::{dial, innermost};
 use futures_util::future::join_all;
 use kontiki_proto::v1::peer_client::PeerClient;
 use kontiki_proto::v1::{ConfirmReply, ConfirmRequest, Introduction};
@@ -77,8 +77,7 @@ pub(crate) async fn ask_all(addresses: Vec<String>, request: &ConfirmRequest) ->
 }
 
 async fn ask(address: &str, request: ConfirmRequest) -> Result<ConfirmReply, String> {
-    let endpoint = endpoint(address).map_err(|error| innermost(&error))?;
-    let channel = endpoint.connect().await;
+    let channel = dial::now(address).await;
     let channel = channel.map_err(|error| innermost(&error))?;
     let mut client = PeerClient::new(channel).max_decoding_message_size(REPLY_SIZE_BYTES_MAX);
     let reply = client.confirm(request).await;

@@ -2,9 +2,10 @@
 //!
 //! Log entries go in the bulk lane, in order, together with all that belongs to their stream: an
 //! append without entries and the offer of a snapshot. Everything else is small and urgent: votes,
-//! heartbeats, answers, orders to campaign, questions about reads. It goes first, so that a peer
-//! behind a slow link still hears in time that its leader lives, and a stream that fills its queue
-//! does not cost leaderships.
+//! heartbeats, answers, orders to campaign, questions about reads. Each lane has a connection of its
+//! own, so that a peer behind a slow link still hears in time that its leader lives: what waits in
+//! buffers on the way, a large entry above all, is waited for by nothing else, and a stream that
+//! fills its queue does not cost leaderships.
 //!
 //! The core allows for any order, and the simulator gives it every order. What overtakes a stream
 //! in practice is harmless for these reasons: a heartbeat commits only what its receiver is known to
@@ -25,6 +26,15 @@ const TAKEN_SIZE_BYTES_MAX: usize = 1 << 20;
 /// What a message costs besides its entries.
 const MESSAGE_SIZE_BYTES: usize = 128;
 
+/// Which messages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lane {
+    /// Small, and of use only if they arrive soon.
+    Urgent,
+    /// Log entries and what keeps its place among them.
+    Bulk,
+}
+
 /// A message on its way to a peer.
 #[derive(Debug)]
 pub(crate) struct Outgoing {
@@ -34,12 +44,11 @@ pub(crate) struct Outgoing {
 }
 
 impl Outgoing {
-    fn is_bulk(&self) -> bool {
-        let body = &self.message.body;
-        matches!(
-            body,
-            MessageBody::AppendEntries(_) | MessageBody::InstallSnapshot(_)
-        )
+    fn lane(&self) -> Lane {
+        match &self.message.body {
+            MessageBody::AppendEntries(_) | MessageBody::InstallSnapshot(_) => Lane::Bulk,
+            _ => Lane::Urgent,
+        }
     }
 
     fn size_bytes(&self) -> usize {
@@ -69,10 +78,15 @@ pub(crate) struct Queue {
 
 #[derive(Debug, Default)]
 struct Lanes {
-    urgent: VecDeque<Outgoing>,
-    bulk: VecDeque<Outgoing>,
-    bulk_size_bytes: usize,
-    /// Of whoever sends what is queued.
+    urgent: Waiting,
+    bulk: Waiting,
+}
+
+#[derive(Debug, Default)]
+struct Waiting {
+    messages: VecDeque<Outgoing>,
+    size_bytes: usize,
+    /// Of whoever sends them.
     waker: Option<Waker>,
 }
 
@@ -86,23 +100,20 @@ impl Queue {
 
     /// Queues a message; false if its lane is full.
     pub(crate) fn push(&self, outgoing: Outgoing) -> bool {
+        let lane = outgoing.lane();
         let mut lanes = self.lanes();
-        if outgoing.is_bulk() {
-            let size_bytes = lanes.bulk_size_bytes + outgoing.size_bytes();
-            // Alone, any message fits: else a large one would never be sent.
-            let full = size_bytes > self.limits.size_bytes_max && !lanes.bulk.is_empty();
-            if full || lanes.bulk.len() >= self.limits.messages_max {
-                return false;
-            }
-            lanes.bulk_size_bytes = size_bytes;
-            lanes.bulk.push_back(outgoing);
-        } else {
-            if lanes.urgent.len() >= self.limits.messages_max {
-                return false;
-            }
-            lanes.urgent.push_back(outgoing);
+        let waiting = lanes.of(lane);
+        let size_bytes = waiting.size_bytes + outgoing.size_bytes();
+        // Alone, any message fits: else a large one would never be sent.
+        let full = lane == Lane::Bulk
+            && size_bytes > self.limits.size_bytes_max
+            && !waiting.messages.is_empty();
+        if full || waiting.messages.len() >= self.limits.messages_max {
+            return false;
         }
-        let waker = lanes.waker.take();
+        waiting.size_bytes = size_bytes;
+        waiting.messages.push_back(outgoing);
+        let waker = waiting.waker.take();
         drop(lanes);
         if let Some(waker) = waker {
             waker.wake();
@@ -110,30 +121,28 @@ impl Queue {
         true
     }
 
-    /// Takes as much as one frame holds, at least one message.
-    pub(crate) fn poll_take(&self, cx: &mut Context<'_>) -> Poll<Vec<Outgoing>> {
+    /// Takes as much of a lane as one frame holds, at least one message.
+    pub(crate) fn poll_take(&self, lane: Lane, cx: &mut Context<'_>) -> Poll<Vec<Outgoing>> {
         let mut lanes = self.lanes();
-        if lanes.urgent.is_empty() && lanes.bulk.is_empty() {
-            lanes.waker = Some(cx.waker().clone());
+        let waiting = lanes.of(lane);
+        if waiting.messages.is_empty() {
+            waiting.waker = Some(cx.waker().clone());
             return Poll::Pending;
         }
-        Poll::Ready(lanes.take())
+        Poll::Ready(waiting.take())
     }
 
     /// Drops everything, and says how many messages that was.
     pub(crate) fn clear(&self) -> usize {
         let mut lanes = self.lanes();
-        let count = lanes.urgent.len() + lanes.bulk.len();
-        lanes.urgent.clear();
-        lanes.bulk.clear();
-        lanes.bulk_size_bytes = 0;
-        count
+        let Lanes { urgent, bulk } = &mut *lanes;
+        urgent.clear() + bulk.clear()
     }
 
     /// Bytes that wait in the bulk lane.
     #[cfg(test)]
     pub(super) fn bulk_size_bytes(&self) -> usize {
-        self.lanes().bulk_size_bytes
+        self.lanes().bulk.size_bytes
     }
 
     fn lanes(&self) -> MutexGuard<'_, Lanes> {
@@ -142,21 +151,33 @@ impl Queue {
 }
 
 impl Lanes {
-    /// The urgent first; but one place is the stream's, or it could starve.
+    fn of(&mut self, lane: Lane) -> &mut Waiting {
+        match lane {
+            Lane::Urgent => &mut self.urgent,
+            Lane::Bulk => &mut self.bulk,
+        }
+    }
+}
+
+impl Waiting {
     fn take(&mut self) -> Vec<Outgoing> {
-        let reserved = usize::from(!self.bulk.is_empty());
-        let urgent = self.urgent.len().min(TAKEN_MESSAGES_MAX - reserved);
-        let mut taken: Vec<_> = self.urgent.drain(..urgent).collect();
-        let mut size_bytes = 0;
+        let (mut taken, mut size_bytes) = (Vec::new(), 0);
         while taken.len() < TAKEN_MESSAGES_MAX && size_bytes < TAKEN_SIZE_BYTES_MAX {
-            let Some(next) = self.bulk.pop_front() else {
+            let Some(next) = self.messages.pop_front() else {
                 break;
             };
             size_bytes += next.size_bytes();
             taken.push(next);
         }
-        self.bulk_size_bytes -= size_bytes;
+        self.size_bytes -= size_bytes;
         taken
+    }
+
+    fn clear(&mut self) -> usize {
+        let count = self.messages.len();
+        self.messages.clear();
+        self.size_bytes = 0;
+        count
     }
 }
 
@@ -208,8 +229,8 @@ pub(super) mod tests {
         })
     }
 
-    fn take(queue: &Queue) -> Option<Vec<Outgoing>> {
-        match queue.poll_take(&mut Context::from_waker(Waker::noop())) {
+    fn take(queue: &Queue, lane: Lane) -> Option<Vec<Outgoing>> {
+        match queue.poll_take(lane, &mut Context::from_waker(Waker::noop())) {
             Poll::Ready(taken) => Some(taken),
             Poll::Pending => None,
         }
@@ -226,27 +247,25 @@ pub(super) mod tests {
             assert!(queue.push(heartbeat(round)));
         }
         assert!(!queue.push(heartbeat(4)));
-        assert_eq!(take(&queue).unwrap().len(), 8);
-        assert!(take(&queue).is_none());
+        assert_eq!(take(&queue, Lane::Bulk).unwrap().len(), 4);
+        assert_eq!(take(&queue, Lane::Urgent).unwrap().len(), 4);
+        assert!(take(&queue, Lane::Bulk).is_none() && take(&queue, Lane::Urgent).is_none());
         assert!(queue.push(append(20_000)), "alone anything fits");
         assert_eq!(queue.clear(), 1);
         assert!(queue.push(append(9_000)));
     }
 
     #[test]
-    fn heartbeats_overtake_entries_and_entries_do_not_starve() {
+    fn a_frame_is_bounded_in_number_and_bytes() {
         let queue = queue(10_000, 1 << 30);
-        for _ in 0..4 {
-            queue.push(append(TAKEN_SIZE_BYTES_MAX));
-        }
-        queue.push(heartbeat(1));
-        let first = take(&queue).unwrap();
-        assert_eq!((first.len(), first[0].is_bulk()), (2, false));
         for round in 0..1_000 {
             queue.push(heartbeat(round));
+            queue.push(append(TAKEN_SIZE_BYTES_MAX / 2));
         }
-        let second = take(&queue).unwrap();
-        assert_eq!(second.len(), TAKEN_MESSAGES_MAX);
-        assert!(second.last().unwrap().is_bulk());
+        assert_eq!(
+            take(&queue, Lane::Urgent).unwrap().len(),
+            TAKEN_MESSAGES_MAX
+        );
+        assert_eq!(take(&queue, Lane::Bulk).unwrap().len(), 2);
     }
 }

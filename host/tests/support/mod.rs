@@ -8,6 +8,7 @@
 )]
 
 pub mod gate;
+pub mod narrow;
 pub mod openmetrics;
 
 use kontiki::config::{NodeConfig, NodeOptions};

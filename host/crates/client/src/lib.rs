@@ -32,6 +32,7 @@
 
 mod address;
 mod admin;
+mod alive;
 mod call;
 mod client;
 mod error;
@@ -45,6 +46,7 @@ mod unsent;
 
 pub use address::{Address, AddressError};
 pub use admin::{Admin, Progress};
+pub use alive::{Alive, connect, ping};
 pub use client::{Client, Member, Options};
 pub use error::{Attempt, Error, Leader, Outcome, Phase, Reason, Result};
 pub use kontiki_proto::v1 as proto;

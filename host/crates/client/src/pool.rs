@@ -1,5 +1,6 @@
 //! Connections, one for each address.
 
+use crate::alive::{Alive, connect, ping};
 use crate::error::Phase;
 use crate::{Address, Options};
 use hyper_util::rt::TokioIo;
@@ -75,10 +76,6 @@ impl Pool {
     }
 }
 
-/// How long a silent connection is believed in: a paused or cut-off node is noticed after two of
-/// these.
-const KEEP_ALIVE: Duration = Duration::from_secs(2);
-
 /// The HTTP/2 library bounds how many small frames may wait unread on a connection by half of this,
 /// each counted as 256 bytes, and closes the connection above that. Its default is too little for a
 /// few hundred short answers at once.
@@ -89,12 +86,8 @@ async fn open(address: &Address, options: &Options) -> Result<Channel, ConnectFa
         phase: last_phase(address),
         problem,
     };
-    let mut endpoint = Endpoint::from_shared(address.uri())
-        .map_err(|error| failure(chain(&error)))?
-        .tcp_nodelay(true)
-        .http2_keep_alive_interval(KEEP_ALIVE)
-        .keep_alive_timeout(KEEP_ALIVE)
-        .initial_connection_window_size(CONNECTION_WINDOW_SIZE_BYTES);
+    let endpoint = Endpoint::from_shared(address.uri()).map_err(|error| failure(chain(&error)))?;
+    let mut endpoint = ping(endpoint).initial_connection_window_size(CONNECTION_WINDOW_SIZE_BYTES);
     if let Some(tls) = options.tls.clone().filter(|_| address.is_tls()) {
         endpoint = endpoint
             .tls_config(tls)
@@ -121,7 +114,7 @@ fn last_phase(address: &Address) -> Phase {
     }
 }
 
-async fn dial(address: &Address, limit: Duration) -> Result<TcpStream, ConnectFailure> {
+async fn dial(address: &Address, limit: Duration) -> Result<Alive<TcpStream>, ConnectFailure> {
     let failed = |phase, problem| ConnectFailure { phase, problem };
     let name = (address.host(), address.port());
     let found = timeout(limit, lookup_host(name))
@@ -135,11 +128,8 @@ async fn dial(address: &Address, limit: Duration) -> Result<TcpStream, ConnectFa
         .map_err(|error| failed(Phase::Resolve, error.to_string()))?;
     let mut last = failed(Phase::Resolve, "the name has no address".to_owned());
     for socket in found {
-        match timeout(limit, TcpStream::connect(socket)).await {
-            Ok(Ok(stream)) => {
-                stream.set_nodelay(true).ok();
-                return Ok(stream);
-            }
+        match timeout(limit, connect(socket)).await {
+            Ok(Ok(stream)) => return Ok(stream),
             Ok(Err(error)) => last = failed(Phase::Connect, io_problem(&error)),
             Err(_) => {
                 last = failed(
