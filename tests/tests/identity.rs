@@ -8,6 +8,7 @@ use kontiki_tests::load::{self, Load};
 use kontiki_tests::model::Model;
 use kontiki_tests::session::{Outcome, Session, counter_on};
 use kontiki_tests::{Cluster, ClusterOptions, Operator, check, until};
+use nix::sys::signal::Signal;
 use std::time::Duration;
 
 const LIMIT: Duration = Duration::from_secs(60);
@@ -106,6 +107,26 @@ async fn a_copy_of_a_running_voter_never_counts_as_it() -> Result<()> {
     // Another process on the same copy.
     copy.kill()?;
     copy.run()?;
+    stands_aside(&copy).await?;
+    load.wait_for(100, LIMIT).await?;
+
+    // Yet another, while the original is paused: whether it has moved cannot be told, so it waits.
+    cluster.signal(1, Signal::SIGSTOP)?;
+    copy.kill()?;
+    copy.run()?;
+    let there = Session::new("counter", std::slice::from_ref(&copy.address), PATIENCE)?;
+    until("the copy is told to wait", LIMIT, async || {
+        let said = report(&there, 0).await?;
+        let refusals: Vec<_> = said.peers.into_iter().map(|peer| peer.error).collect();
+        let waits = |text: &String| {
+            text.contains("has not ended yet") || text.contains("does not say who it is")
+        };
+        ensure!(refusals.iter().any(waits), "{refusals:?}");
+        Ok(Some(()))
+    })
+    .await?;
+    knows_the_original(&session, &original).await?;
+    cluster.signal(1, Signal::SIGCONT)?;
     stands_aside(&copy).await?;
     load.wait_for(100, LIMIT).await?;
 

@@ -427,16 +427,7 @@ impl Context {
                 .to_owned(),
         });
         let found = self.transport.duplicates_lately().into_iter();
-        let others = found.map(|(name, known, came)| Problem {
-            what: format!(
-                "two processes say that they are node {name:?}: the one at {known} counts, the one \
-                 at {came} is refused"
-            ),
-            next_step: format!(
-                "stop the process at {came} and wipe its data directory; if it is the one to keep, \
-                 stop the one at {known}, then restart the other"
-            ),
-        });
+        let others = found.map(|found| found.problem);
         own.into_iter().chain(others).collect()
     }
 

@@ -14,10 +14,11 @@ mod stall_tests;
 mod verify;
 
 use crate::config::PeerAddress;
+use crate::node::request::Problem;
 use crate::node::router::Router;
 use book::Book;
 pub(crate) use contacts::OpenStream;
-use contacts::{Contacts, Sessions};
+use contacts::{Contacts, Duplicate, Sessions};
 use kontiki_proto::v1::peer_client::PeerClient;
 use kontiki_proto::v1::{GroupMessage, Introduction, PeerInfo};
 use kontiki_raft::{GroupId, Message, NodeId};
@@ -78,6 +79,12 @@ pub(crate) struct SetAside {
     pub(crate) by: String,
     /// What was found.
     pub(crate) why: String,
+}
+
+/// A node of which a second process came.
+pub(crate) struct DuplicateNode {
+    pub(crate) node: NodeId,
+    pub(crate) problem: Problem,
 }
 
 #[derive(Default)]
@@ -245,13 +252,28 @@ impl Transport {
         self.inner.duplicates.load(Ordering::Relaxed)
     }
 
-    /// Second processes that came lately: the node's name, where it is known to be, and where the
-    /// other came from.
-    pub(crate) fn duplicates_lately(&self) -> Vec<(String, String, String)> {
+    /// Nodes of which a second process came lately, and what to do about it.
+    pub(crate) fn duplicates_lately(&self) -> Vec<DuplicateNode> {
         let found = self.contacts().duplicates().into_iter();
-        found
-            .map(|it| (self.name(it.node), it.known, it.came))
-            .collect()
+        found.map(|it| self.duplicate_node(&it)).collect()
+    }
+
+    fn duplicate_node(&self, it: &Duplicate) -> DuplicateNode {
+        let (name, known, came) = (self.name(it.node), &it.known, &it.came);
+        let problem = Problem {
+            what: format!(
+                "two processes say that they are node {name:?}: the one at {known} counts, the one \
+                 at {came} is refused"
+            ),
+            next_step: format!(
+                "stop the process at {came} and wipe its data directory; if it is the one to keep, \
+                 stop the one at {known}, then restart the other"
+            ),
+        };
+        DuplicateNode {
+            node: it.node,
+            problem,
+        }
     }
 
     /// Why this process takes part in nothing, if it does not.

@@ -4,9 +4,10 @@ use super::{dial, innermost};
 use futures_util::future::join_all;
 use kontiki_proto::v1::peer_client::PeerClient;
 use kontiki_proto::v1::{ConfirmReply, ConfirmRequest, Introduction};
+use std::fmt;
 use std::time::Duration;
 
-/// Time for one address, connection included.
+/// Time for a connection, and then for the answer.
 const LIMIT: Duration = Duration::from_millis(1_500);
 /// An introduction is short.
 const REPLY_SIZE_BYTES_MAX: usize = 64 << 10;
@@ -16,7 +17,28 @@ const REPLY_SIZE_BYTES_MAX: usize = 64 << 10;
 pub(crate) struct Sighting {
     pub(crate) address: String,
     /// Who answered, or why nobody did.
-    pub(crate) answer: Result<ConfirmReply, String>,
+    pub(crate) answer: Result<ConfirmReply, NoAnswer>,
+}
+
+/// Why nobody said who listens at an address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum NoAnswer {
+    /// Somebody lets connections in and says nothing: too busy, or paused.
+    Silent,
+    /// Nobody is there, or nobody who speaks the protocol.
+    Nobody(String),
+}
+
+impl fmt::Display for NoAnswer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Silent => write!(
+                f,
+                "somebody listens there, but says nothing within {LIMIT:?}"
+            ),
+            Self::Nobody(why) => f.write_str(why),
+        }
+    }
 }
 
 impl Sighting {
@@ -43,10 +65,15 @@ impl Sighting {
             .is_some_and(|(there, _)| there.incarnation != claim.incarnation && !there.set_aside)
     }
 
+    /// Whether somebody listens there of whom nothing is known.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.answer == Err(NoAnswer::Silent)
+    }
+
     /// Why it does not confirm, in words.
     pub(crate) fn why_not(&self, claim: &Introduction) -> String {
         match &self.answer {
-            Err(why) => why.clone(),
+            Err(why) => why.to_string(),
             Ok(reply) => {
                 let there = reply.introduction.clone().unwrap_or_default();
                 match there.name == claim.name && there.node == claim.node {
@@ -69,17 +96,22 @@ impl Sighting {
 /// Asks at each of these addresses at once, on connections of their own.
 pub(crate) async fn ask_all(addresses: Vec<String>, request: &ConfirmRequest) -> Vec<Sighting> {
     let one = |address: String| async move {
-        let asked = tokio::time::timeout(LIMIT, ask(&address, request.clone())).await;
-        let answer = asked.unwrap_or_else(|_| Err(format!("no answer within {LIMIT:?}")));
+        let answer = ask(&address, request.clone()).await;
         Sighting { address, answer }
     };
     join_all(addresses.into_iter().map(one)).await
 }
 
-async fn ask(address: &str, request: ConfirmRequest) -> Result<ConfirmReply, String> {
-    let channel = dial::now(address).await;
-    let channel = channel.map_err(|error| innermost(&error))?;
+async fn ask(address: &str, request: ConfirmRequest) -> Result<ConfirmReply, NoAnswer> {
+    let nobody = |error: &dyn std::error::Error| NoAnswer::Nobody(innermost(error));
+    let connecting = tokio::time::timeout(LIMIT, dial::now(address)).await;
+    let channel = connecting.map_err(|_| {
+        let why = format!("no connection within {LIMIT:?}");
+        NoAnswer::Nobody(why)
+    })?;
+    let channel = channel.map_err(|error| nobody(&error))?;
     let mut client = PeerClient::new(channel).max_decoding_message_size(REPLY_SIZE_BYTES_MAX);
-    let reply = client.confirm(request).await;
-    Ok(reply.map_err(|status| innermost(&status))?.into_inner())
+    let asking = tokio::time::timeout(LIMIT, client.confirm(request)).await;
+    let reply = asking.map_err(|_| NoAnswer::Silent)?;
+    Ok(reply.map_err(|status| nobody(&status))?.into_inner())
 }

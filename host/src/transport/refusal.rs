@@ -74,6 +74,19 @@ pub enum Refusal {
         /// Where the other came from.
         came: String,
     },
+    /// Somebody listens where the node is known to be, and does not say who.
+    #[error(
+        "node {name:?} comes from {came}, but whoever listens at {known}, where it was, does not say \
+         who it is; it is taken in when that answers or ends"
+    )]
+    Unsure {
+        /// Its name.
+        name: String,
+        /// Where it was.
+        known: String,
+        /// Where the other came from.
+        came: String,
+    },
     /// Nobody at the node's addresses stands by what was said in its name.
     #[error(
         "whoever says it is node {name:?} was not found at {address}: {why}; other nodes must reach \

@@ -249,7 +249,8 @@ impl Transport {
         let request = self.confirmation(bytes::Bytes::new());
         let found = probe::ask_all(vec![address.clone()], &request).await;
         let found = found.into_iter().next().ok_or("nobody was asked")?;
-        let there = found.answer?.introduction.unwrap_or_default();
+        let answer = found.answer.map_err(|why| why.to_string())?;
+        let there = answer.introduction.unwrap_or_default();
         if (&there.name, there.node) != (&other.name, other.node) {
             return Err(format!("node {:?} answers at {address}", there.name));
         }
@@ -368,6 +369,13 @@ fn judge(
         let known = earlier.map_or("another address", |seen| &seen.address);
         return Err(duplicate(known));
     }
+    if let Some(silent) = sightings.iter().find(|it| it.is_silent()) {
+        return Err(Refusal::Unsure {
+            name,
+            known: silent.address.clone(),
+            came: said.to_owned(),
+        });
+    }
     // Whoever listens where the earlier one did has taken its place.
     let replaced = |seen: &Seen| {
         let there = sightings.iter().find(|it| it.address == seen.address);
@@ -385,6 +393,7 @@ fn judge(
 
 #[cfg(test)]
 mod tests {
+    use super::super::probe::NoAnswer;
     use super::*;
 
     const P: &str = "p:1";
@@ -412,7 +421,7 @@ mod tests {
     fn nobody(address: &str) -> Sighting {
         Sighting {
             address: address.into(),
-            answer: Err("refused".into()),
+            answer: Err(NoAnswer::Nobody("refused".into())),
         }
     }
 
@@ -481,6 +490,18 @@ mod tests {
         let claim = aside(7);
         let refused = judge(&claim, None, Q, &[at(Q, aside(7), true)]).unwrap_err();
         assert!(refused.is_duplicate(), "{refused}");
+    }
+
+    /// The original may be paused, or have no time to answer: its copy must not be taken in meanwhile.
+    #[test]
+    fn while_somebody_listens_where_it_was_and_says_nothing_it_is_not_taken_for_gone() {
+        let silent = Sighting {
+            address: P.into(),
+            answer: Err(NoAnswer::Silent),
+        };
+        let refused = judged(None, &[at(Q, process(7), true), silent]).unwrap_err();
+        assert!(matches!(refused, Refusal::Unsure { .. }), "{refused}");
+        assert!(refused.to_string().contains(P));
     }
 
     #[test]

@@ -59,6 +59,7 @@ impl Group {
             );
         }
         problems.extend(self.out_of_reach_problem());
+        problems.extend(duplicate_problems(core, &self.transport));
         problems.extend(slow_disk_problem(core));
         problems.extend(no_leader_problem(core, &self.transport));
         problems.extend(succession_problem(core));
@@ -94,6 +95,13 @@ impl Group {
 
 fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Members of which a second process came lately.
+fn duplicate_problems(core: &kontiki_raft::Status, transport: &Transport) -> Vec<Problem> {
+    let found = transport.duplicates_lately().into_iter();
+    let members = found.filter(|it| core.configuration.contains(it.node));
+    members.map(|it| it.problem).collect()
 }
 
 /// A write that takes longer than an election: clients wait, and a leader may have to give up.
