@@ -20,18 +20,20 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 use tokio::time::Instant;
 use tracing::{debug, error, warn};
 
-/// Nodes that nobody knows are looked for at once, and nodes that are known. The former are refused
-/// above that: anybody can make them up.
-pub(super) const STRANGERS_MAX: usize = 4;
-pub(super) const LOOKS_MAX: usize = 32;
+/// Nodes that nobody knows that are looked for at once; more are refused: anybody can make them up.
+const STRANGERS_MAX: usize = 4;
+/// Nodes that are known that are looked for at once; more wait.
+const LOOKS_MAX: usize = 32;
 /// Hearsay that is looked into at once; more is left for the next time it is heard.
 const RUMOURS_MAX: usize = 64;
 /// How often it is looked whether a node that was asked for has become known.
 const SEARCH_POLL: Duration = Duration::from_millis(20);
 
-/// How many are looked for at once.
+/// How many are looked for at once. Whoever says that nodes have moved to where nobody answers must
+/// not keep those waiting that are where they were.
 pub(super) struct Turns {
     strangers: Semaphore,
+    moved: Semaphore,
     known: Semaphore,
 }
 
@@ -39,6 +41,7 @@ impl Default for Turns {
     fn default() -> Self {
         Self {
             strangers: Semaphore::new(STRANGERS_MAX),
+            moved: Semaphore::new(LOOKS_MAX),
             known: Semaphore::new(LOOKS_MAX),
         }
     }
@@ -48,13 +51,15 @@ impl Turns {
     async fn take(
         &self,
         claim: &Introduction,
-        known: bool,
+        known: Option<&str>,
     ) -> Result<SemaphorePermit<'_>, Refusal> {
         let busy = || Refusal::Busy(claim.name.clone());
-        match known {
-            true => self.known.acquire().await.map_err(|_| busy()),
-            false => self.strangers.try_acquire().map_err(|_| busy()),
-        }
+        let turns = match known {
+            Some(address) if address == claim.peer_address => &self.known,
+            Some(_) => &self.moved,
+            None => return self.strangers.try_acquire().map_err(|_| busy()),
+        };
+        turns.acquire().await.map_err(|_| busy())
     }
 }
 
@@ -72,8 +77,8 @@ impl Transport {
         if self.contacts().has_confirmed(claim) {
             return Ok(());
         }
-        let known = self.introduction(NodeId(claim.node)).is_some();
-        let _turn = self.inner.turns.take(claim, known).await?;
+        let known = self.known_address(claim);
+        let _turn = self.inner.turns.take(claim, known.as_deref()).await?;
         let seen = self.contacts().seen(NodeId(claim.node));
         let addresses = self.addresses_to_ask(claim, seen.as_ref(), &claim.peer_address);
         let request = self.confirmation(claim.session.clone());
@@ -140,6 +145,18 @@ impl Transport {
         addresses
     }
 
+    /// Where a node is known to be, by the book or the operator.
+    fn known_address(&self, claim: &Introduction) -> Option<String> {
+        if let Some(known) = self.introduction(NodeId(claim.node)) {
+            return Some(known.peer_address);
+        }
+        let links = self.inner.links.read();
+        let links = links.unwrap_or_else(PoisonError::into_inner);
+        let link = links.by_name.get(&claim.name)?;
+        let address = link.addresses.borrow().pick(0);
+        Some(address)
+    }
+
     fn confirmation(&self, session: bytes::Bytes) -> ConfirmRequest {
         ConfirmRequest {
             asking: self.inner.name.clone(),
@@ -159,7 +176,9 @@ impl Transport {
         match judge(claim, seen.as_ref(), said, sightings) {
             Ok(address) => self.settle(claim, &address, source).await,
             Err(refusal) => {
+                // One that came from the same place and was not told yet has most likely ended.
                 if let Refusal::Duplicate { known, came, .. } = &refusal
+                    && (known != came || claim.set_aside)
                     && self.contacts().refuse(claim, known, came)
                 {
                     self.inner.duplicates.fetch_add(1, Ordering::Relaxed);
@@ -369,7 +388,9 @@ fn judge(
         let known = earlier.map_or("another address", |seen| &seen.address);
         return Err(duplicate(known));
     }
-    if let Some(silent) = sightings.iter().find(|it| it.is_silent()) {
+    let is_new = seen.is_none_or(|seen| seen.incarnation != claim.incarnation);
+    let silent = sightings.iter().find(|it| it.is_silent());
+    if let Some(silent) = silent.filter(|_| is_new) {
         return Err(Refusal::Unsure {
             name,
             known: silent.address.clone(),
@@ -499,9 +520,12 @@ mod tests {
             address: P.into(),
             answer: Err(NoAnswer::Silent),
         };
-        let refused = judged(None, &[at(Q, process(7), true), silent]).unwrap_err();
+        let sightings = [at(Q, process(7), true), silent];
+        let refused = judged(None, &sightings).unwrap_err();
         assert!(matches!(refused, Refusal::Unsure { .. }), "{refused}");
         assert!(refused.to_string().contains(P));
+        // The process that counts already, on a connection that it makes anew.
+        assert_eq!(judged(Some(seen(7, true)), &sightings).unwrap(), Q);
     }
 
     #[test]
