@@ -5,7 +5,6 @@ mod support;
 
 use kontiki_proto::v1;
 use kontiki_proto::v1::Consistency::Linearizable;
-use kontiki_proto::v1::peer_client::PeerClient;
 use std::collections::BTreeMap;
 use support::openmetrics::Exposition;
 use support::{Cluster, Data, apply, http, query, wait_for};
@@ -192,12 +191,12 @@ async fn a_group_that_leaves_takes_its_series_and_nothing_else() {
     let before = scrape(&cluster, 0).await;
     assert!(before.label_values("group").contains("leaves"));
 
-    let request = v1::RemoveReplicaRequest {
-        group: spec.unwrap().id,
-        joining_term: None,
+    let request = v1::DeleteGroupRequest {
+        group: spec.unwrap().name,
+        dry_run: false,
+        confirm: "leaves".into(),
     };
-    let mut peer = PeerClient::new(cluster.channel(0));
-    peer.remove_replica(request).await.unwrap();
+    cluster.admin(0).delete_group(request).await.unwrap();
     let after = scrape(&cluster, 0).await;
     let groups: Vec<_> = after.label_values("group").into_iter().collect();
     assert_eq!(groups, ["stays"]);

@@ -15,6 +15,8 @@ pub(crate) struct Broken {
     /// How the group was created; none if the record of it cannot be read.
     pub(crate) spec: Option<GroupSpec>,
     pub(crate) problem: Problem,
+    /// The plugin that is missing or damaged here, if it is that: another node may have it.
+    pub(crate) missing_plugin: Option<String>,
 }
 
 impl Broken {
@@ -23,7 +25,13 @@ impl Broken {
             what: format!("this replica cannot be opened: {error}"),
             next_step: next_step(error).to_owned(),
         };
-        Self { id, spec, problem }
+        let plugin = spec.as_ref().map(|spec| spec.plugin.clone());
+        Self {
+            id,
+            spec,
+            problem,
+            missing_plugin: plugin.filter(|_| is_missing_plugin(error)),
+        }
     }
 
     /// The group's name, or its id in decimal if the name cannot be read.
@@ -33,6 +41,19 @@ impl Broken {
             None => self.id.to_string(),
         }
     }
+}
+
+fn is_missing_plugin(error: &ReplicaError) -> bool {
+    let ReplicaError::Plugin(error) = error else {
+        return false;
+    };
+    matches!(
+        error,
+        PluginError::NotFound(_)
+            | PluginError::Storage(
+                StorageError::BlobNotFound { .. } | StorageError::BlobDamaged { .. }
+            )
+    )
 }
 
 fn next_step(error: &ReplicaError) -> &'static str {
@@ -48,7 +69,8 @@ fn next_step(error: &ReplicaError) -> &'static str {
 const NEWER: &str = "start this node with the newer version of Kontiki that wrote its data";
 const DAMAGED: &str = "the other members hold the data: remove this node from its groups, give it \
                        an empty data directory and add it again";
-const PUSH: &str = "push the plugin again with `kontiki plugin push FILE`, then restart this node";
+const PUSH: &str = "wait: it is fetched from a node that has it, and the group opened; if none has it, \
+                    `kontiki plugin push FILE`";
 
 fn storage_step(error: &StorageError) -> &'static str {
     match error {

@@ -1,31 +1,29 @@
-//! What every part of a node shares, and how groups are opened, made and taken back.
+//! What every part of a node shares, and how it ends.
 
-use super::apply::{Applier, ApplierConfig};
 use super::broken::Broken;
-use super::budget::Budget;
 use super::clock::Clock;
-use super::departed;
-use super::group::{Completion, Group, Mailbox, State};
-use super::handle::{Brief, GroupHandle, GroupShared, HandleInner};
-use super::overrides::{Overrides, Own};
+use super::ended::{Ended, EndedError};
+use super::lifecycle::Names;
+use super::overrides::Overrides;
 use super::plugins::{PluginError, PluginStore};
-use super::registry::{self, RecordError};
-use super::request::{Control, Problem, Retirement};
+use super::prepared::Prepared;
+use super::registry::RecordError;
+use super::request::{Control, Problem};
 use super::router::Router;
+use super::turn::Turns;
 use crate::config::NodeConfig;
 use crate::metrics::Metrics;
 use crate::transport::Transport;
-use crate::transport::convert::{ConvertError, members_from_wire};
-use kontiki_proto::v1::GroupSpec;
-use kontiki_raft::{Core, GroupId, LogIndex, MemberSet, NodeId};
-use kontiki_storage::{GroupRecord, Storage, StorageError};
-use std::collections::BTreeMap;
+use crate::transport::convert::ConvertError;
+use kontiki_raft::{GroupId, NodeId};
+use kontiki_storage::{Storage, StorageError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::future::Future;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::sync::{mpsc, watch};
+use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument as _, info, info_span};
 
 /// Shared by everything on a node.
 pub(crate) struct Context {
@@ -38,8 +36,12 @@ pub(crate) struct Context {
     pub(crate) metrics: Arc<Metrics>,
     /// The node's settings changed at run time, laid over the configuration.
     pub(super) overrides: Mutex<Overrides>,
-    /// Groups found in storage that could not be opened, by name.
+    /// Groups found in storage that could not be opened, by name; by id where another has the name.
     pub(crate) broken: Mutex<BTreeMap<String, Broken>>,
+    /// Replicas of groups whose creation is not decided: they take part in nothing.
+    pub(crate) prepared: Mutex<BTreeMap<GroupId, Arc<Prepared>>>,
+    /// Groups that this node is creating now, for clients.
+    pub(crate) creating: Mutex<BTreeSet<GroupId>>,
     pub(crate) loading: AtomicBool,
     /// Going down.
     pub(crate) draining: AtomicBool,
@@ -50,10 +52,14 @@ pub(crate) struct Context {
     /// Cancelled when the node takes no more requests.
     pub(crate) closing: CancellationToken,
     pub(crate) http_address: String,
-    /// Replicas are made, opened, taken back and tuned one at a time.
-    pub(super) making: tokio::sync::Mutex<()>,
-    tasks: TaskTracker,
-    threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
+    /// Read by whatever makes, opens or removes a replica; written by what must miss none of them:
+    /// settings of the node, removing a plugin. Taken after a group's turn.
+    pub(super) making: tokio::sync::RwLock<()>,
+    pub(super) turns: Turns,
+    /// Names of replicas that are being made or opened.
+    pub(super) names: Names,
+    pub(super) tasks: TaskTracker,
+    pub(super) threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
 
 /// What a context is made of.
@@ -69,15 +75,6 @@ pub(crate) struct Parts {
     pub(crate) drained: bool,
 }
 
-/// A replica that is ready to run.
-struct Replica {
-    spec: GroupSpec,
-    core: Core,
-    own: Own,
-    applier: Applier,
-    description: kontiki_plugin::Description,
-}
-
 /// Why a replica cannot be opened or made.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ReplicaError {
@@ -91,12 +88,38 @@ pub(crate) enum ReplicaError {
     Members(#[from] ConvertError),
     #[error("the system gives no thread: {0}")]
     Thread(std::io::Error),
-    #[error("there is a group {0:?} on this node already")]
-    NameTaken(String),
-    #[error("the replica of {0:?} is of use already and is not taken back")]
+    #[error("there is a group {name:?} on this node already, with id {id}")]
+    NameTaken { name: String, id: GroupId },
+    #[error("this node has a replica of group {0} already")]
+    Exists(GroupId),
+    #[error("the replica of {0:?} may be of use and is not taken back")]
     InUse(String),
+    #[error("the creation of group {0:?} is not decided yet")]
+    Undecided(String),
+    #[error("group {id} {}", end(.how))]
+    Ended { id: GroupId, how: Ended },
+    #[error("the plugin's machine cannot be made: {0}")]
+    Machine(String),
+    #[error("the node is still opening its groups")]
+    Loading,
     #[error("a task failed: {0}")]
-    Task(#[from] tokio::task::JoinError),
+    Task(#[from] JoinError),
+}
+
+impl From<EndedError> for ReplicaError {
+    fn from(error: EndedError) -> Self {
+        match error {
+            EndedError::Storage(error) => error.into(),
+            EndedError::Record(error) => error.into(),
+        }
+    }
+}
+
+fn end(how: &Ended) -> &'static str {
+    match how {
+        Ended::Aborted => "was never created: its creation was given up",
+        Ended::Deleted => "was deleted",
+    }
 }
 
 impl Context {
@@ -111,13 +134,17 @@ impl Context {
             router: parts.router,
             metrics: Arc::new(Metrics::new()),
             broken: Mutex::default(),
+            prepared: Mutex::default(),
+            creating: Mutex::default(),
             loading: AtomicBool::new(true),
             draining: AtomicBool::new(false),
             drained: AtomicBool::new(parts.drained),
             drain_order: tokio::sync::Mutex::default(),
             closing: CancellationToken::new(),
             http_address: parts.http_address,
-            making: tokio::sync::Mutex::default(),
+            making: tokio::sync::RwLock::default(),
+            turns: Turns::default(),
+            names: Names::default(),
             tasks: TaskTracker::new(),
             threads: Mutex::default(),
         }
@@ -141,247 +168,22 @@ impl Context {
         self.closing.is_cancelled()
     }
 
-    /// Opens every group found in storage. One that cannot be opened does not keep the others.
-    pub(crate) async fn open_groups(self: &Arc<Self>) -> Result<(), ReplicaError> {
-        let storage = Arc::clone(&self.storage);
-        let records = tokio::task::spawn_blocking(move || storage.groups()).await??;
-        for record in records {
-            self.open_record(&record).await;
-        }
-        self.loading.store(false, Ordering::Release);
-        Ok(())
-    }
-
-    async fn open_record(self: &Arc<Self>, record: &GroupRecord) {
-        let _one_at_a_time = self.making.lock().await;
-        let (spec, opened) = match registry::spec(record) {
-            Ok(spec) => (Some(spec.clone()), self.open(spec).await),
-            Err(error) => (None, Err(error.into())),
-        };
-        if let Err(error) = opened {
-            let broken = Broken::new(record.id, spec, &error);
-            tracing::error!(group = %broken.name(), %error, next_step = broken.problem.next_step,
-                "a group cannot be opened");
-            lock(&self.broken).insert(broken.name(), broken);
-        }
-    }
-
-    /// Opens a registered group and starts its task.
-    async fn open(self: &Arc<Self>, spec: GroupSpec) -> Result<(), ReplicaError> {
-        let context = Arc::clone(self);
-        let runtime = tokio::runtime::Handle::current();
-        tokio::task::spawn_blocking(move || {
-            let _in_runtime = runtime.enter();
-            context.open_blocking(spec)
-        })
-        .await?
-    }
-
-    fn open_blocking(self: &Arc<Self>, spec: GroupSpec) -> Result<(), ReplicaError> {
-        let id = GroupId(spec.id);
-        let own = self.own(id)?;
-        let settings = self.layers_with(own.overrides.clone(), &spec.name).settings;
-        let plugin = self.plugins.source(&spec.plugin)?;
-        let mut recovered = self.storage.recover(id, settings.cache_size_bytes_max)?;
-        departed::restore(&*self.storage, id, &mut recovered.hard_state)?;
-        let replay_until = recovered.last.index;
-        let initial = match spec.initial_members.clone() {
-            Some(members) => members_from_wire(members)?,
-            None => MemberSet::default(),
-        };
-        let (seed, now) = (random_u64(), self.clock.now());
-        let core = Core::new(self.node(), settings, initial, recovered, now, seed);
-        let (completed, completions) = mpsc::unbounded_channel();
-        let description = plugin.description();
-        let applier = self.start_applier(id, plugin, replay_until, completed.clone())?;
-        let replica = Replica {
-            spec,
-            core,
-            own,
-            applier,
-            description,
-        };
-        let handle = self.spawn_group(replica, (completed, completions));
-        info!(
-            group = id.0,
-            name = handle.name(),
-            last = replay_until.0,
-            "group opened"
-        );
-        self.router.insert(handle.clone());
-        self.tell_new_group(&handle);
-        Ok(())
-    }
-
-    /// Whoever drains the node, or undoes it, from now on finds the group; what was ordered before,
-    /// or meanwhile, is told here.
-    fn tell_new_group(&self, group: &GroupHandle) {
-        let mut told = false;
-        while self.gives_away() != told {
-            told = !told;
-            group.control_now(Control::SetDrained(told));
-        }
-    }
-
-    fn start_applier(
+    /// Carries something out to its end, whatever becomes of whoever waits for it: a caller that
+    /// goes away, or whose deadline passes, stops only the waiting. The node waits for it when it
+    /// stops.
+    ///
+    /// # Errors
+    /// If it panicked.
+    pub(crate) async fn to_the_end<T: Send + 'static>(
         &self,
-        group: GroupId,
-        plugin: super::plugins::PluginSource,
-        replay_until: LogIndex,
-        completed: mpsc::UnboundedSender<Completion>,
-    ) -> Result<Applier, ReplicaError> {
-        let report = move |report| {
-            // The group is gone: nobody counts what is applied.
-            let _ = completed.send(Completion::Applied(report));
-        };
-        let (applier, thread) = Applier::start(ApplierConfig {
-            group,
-            storage: Arc::clone(&self.storage),
-            metrics: self.metrics.plugin(&plugin.description().name),
-            plugin,
-            replay_until,
-            report: Box::new(report),
-        })
-        .map_err(ReplicaError::Thread)?;
-        let mut threads = lock(&self.threads);
-        threads.retain(|thread| !thread.is_finished());
-        threads.push(thread);
-        Ok(applier)
+        work: impl Future<Output = T> + Send + 'static,
+    ) -> Result<T, JoinError> {
+        self.tasks.spawn(work).await
     }
 
-    fn spawn_group(
-        self: &Arc<Self>,
-        replica: Replica,
-        completion: (
-            mpsc::UnboundedSender<Completion>,
-            mpsc::UnboundedReceiver<Completion>,
-        ),
-    ) -> GroupHandle {
-        let Replica {
-            spec,
-            core,
-            own,
-            applier,
-            description,
-        } = replica;
-        let limits = &self.config.limits;
-        let (proposals, proposed) = mpsc::channel(limits.proposals_max);
-        let (queries, queried) = mpsc::channel(limits.proposals_max);
-        let (messages, received) = mpsc::channel(limits.peer_messages_max);
-        let (control, controlled) = mpsc::channel(64);
-        let (brief, watched) = watch::channel(Brief::default());
-        // Twice, since as many may be queued as are under way.
-        let commands = Budget::new(2 * limits.proposals_max, limits.proposals_size_bytes_max);
-        let questions = Budget::new(limits.queries_max, limits.queries_size_bytes_max);
-        let shared = Arc::new(GroupShared::new(self.node()));
-        let id = GroupId(spec.id);
-        let span = info_span!("group", group = id.0, name = %spec.name, node = self.node().0);
-        let group = Group {
-            id,
-            core,
-            clock: self.clock,
-            storage: Arc::clone(&self.storage),
-            transport: self.transport.clone(),
-            applier: applier.clone(),
-            mailbox: Mailbox {
-                proposals: proposed,
-                queries: queried,
-                messages: received,
-                control: controlled,
-                completions: completion.1,
-            },
-            completed: completion.0,
-            shared: Arc::clone(&shared),
-            metrics: Arc::clone(&self.metrics),
-            brief,
-            proposals_max: limits.proposals_max,
-            state: State::starting(own.read_only),
-        };
-        self.tasks.spawn(group.run().instrument(span));
-        GroupHandle {
-            inner: Arc::new(HandleInner {
-                id,
-                spec,
-                description,
-                clock: self.clock,
-                proposals,
-                queries,
-                messages,
-                control,
-                applier,
-                shared,
-                metrics: Arc::clone(&self.metrics),
-                brief: watched,
-                commands_budget: commands,
-                queries_budget: questions,
-                own: Mutex::new(own),
-                changing: tokio::sync::Mutex::default(),
-            }),
-        }
-    }
-
-    /// Keeps replicas from being made and taken back while it is held.
-    pub(crate) async fn making(&self) -> tokio::sync::MutexGuard<'_, ()> {
-        self.making.lock().await
-    }
-
-    /// Makes a replica of a group, durably, and opens it. Repeating it is harmless; says whether it
-    /// was made now.
-    pub(crate) async fn create_replica(
-        self: &Arc<Self>,
-        spec: GroupSpec,
-    ) -> Result<bool, ReplicaError> {
-        let _one_at_a_time = self.making().await;
-        if self.router.by_id(GroupId(spec.id)).is_some() {
-            return Ok(false);
-        }
-        if self.router.by_name(&spec.name).is_some() || lock(&self.broken).contains_key(&spec.name)
-        {
-            return Err(ReplicaError::NameTaken(spec.name));
-        }
-        let storage = Arc::clone(&self.storage);
-        let record = registry::record(&spec);
-        tokio::task::spawn_blocking(move || storage.create_group(&record)).await??;
-        if let Err(error) = self.open(spec.clone()).await {
-            let storage = Arc::clone(&self.storage);
-            let id = GroupId(spec.id);
-            tokio::task::spawn_blocking(move || storage.remove_group(id)).await??;
-            return Err(error);
-        }
-        Ok(true)
-    }
-
-    /// Takes a replica back if the condition holds. Unknown is done already.
-    pub(crate) async fn remove_replica(
-        &self,
-        id: GroupId,
-        condition: Retirement,
-    ) -> Result<(), ReplicaError> {
-        let one_at_a_time = self.making().await;
-        match self.router.by_id(id) {
-            Some(handle) => self.delete(&one_at_a_time, &handle, condition).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Ends a replica and deletes its data if the condition holds; its term and vote are kept, in
-    /// case it is made anew. `_making` is the guard of [`Self::making`].
-    pub(crate) async fn delete(
-        &self,
-        _making: &tokio::sync::MutexGuard<'_, ()>,
-        handle: &GroupHandle,
-        condition: Retirement,
-    ) -> Result<(), ReplicaError> {
-        let in_use = || ReplicaError::InUse(handle.name().to_owned());
-        let last = handle.retire(condition).await.map_err(|_| in_use())?;
-        let last = last.ok_or_else(in_use)?;
-        let id = handle.id();
-        self.router.remove(id);
-        handle.inner.applier.stop();
-        let storage = Arc::clone(&self.storage);
-        tokio::task::spawn_blocking(move || departed::remove(&*storage, id, last)).await??;
-        info!(group = id.0, name = handle.name(), "replica deleted");
-        Ok(())
+    /// As [`Self::to_the_end`] for what nobody waits for.
+    pub(crate) fn in_background(&self, work: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(work);
     }
 
     /// What is wrong with the node itself, and what to do.
@@ -400,6 +202,7 @@ impl Context {
                 next_step: broken.problem.next_step.clone(),
             });
         }
+        problems.extend(self.undecided_problems());
         for peer in self
             .transport
             .peers()
@@ -444,6 +247,7 @@ impl Context {
         for handle in &handles {
             handle.inner.applier.stop();
         }
+        self.stop_prepared();
     }
 
     /// Waits for the machines' threads, whose queues nobody feeds any more.
@@ -464,6 +268,7 @@ impl Drop for Context {
         for handle in self.router.all() {
             handle.inner.applier.stop();
         }
+        self.stop_prepared();
         self.storage.close();
         self.join_threads();
     }

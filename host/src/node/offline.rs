@@ -1,6 +1,6 @@
 //! Work on the data of a node that does not run.
 
-use super::registry::{self, RecordError};
+use super::registry::{self, Record, RecordError};
 use crate::server::dropped_learners;
 use crate::transport::book::Book;
 use crate::transport::convert::{
@@ -102,9 +102,17 @@ const NOW: Instant = Instant(1);
 
 impl Offline {
     fn open(me: &Identity, storage: Arc<dyn Storage>, group: &str) -> Result<Self, OfflineError> {
-        let specs = storage.groups()?;
-        let specs: Vec<v1::GroupSpec> =
-            specs.iter().map(registry::spec).collect::<Result<_, _>>()?;
+        let records = storage.groups()?;
+        let records: Vec<Record> = records
+            .iter()
+            .map(registry::read)
+            .collect::<Result<_, _>>()?;
+        // A replica of a group that is not created yet has no members to force any on.
+        let confirmed = records.into_iter().filter_map(|record| match record {
+            Record::Confirmed(spec) => Some(spec),
+            Record::Prepared { .. } => None,
+        });
+        let specs: Vec<v1::GroupSpec> = confirmed.collect();
         let there = specs.iter().map(|spec| spec.name.clone()).collect();
         let not_found = || OfflineError::GroupNotFound {
             group: group.to_owned(),

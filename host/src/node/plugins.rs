@@ -105,6 +105,17 @@ impl Blobs {
         }
     }
 
+    fn remove(&self, name: &str) -> Result<(), StorageError> {
+        match self {
+            Self::Disk(blobs) => blobs.remove(name),
+            Self::Memory(blobs) => {
+                let removed = lock(blobs).remove(name);
+                let name = name.to_owned();
+                removed.map_or(Err(StorageError::BlobNotFound { name }), |_| Ok(()))
+            }
+        }
+    }
+
     fn list(&self) -> Result<Vec<String>, StorageError> {
         match self {
             Self::Disk(blobs) => blobs.list(),
@@ -178,6 +189,33 @@ impl PluginStore {
             return self.native(id).map(|_| true);
         }
         Ok(self.digests()?.iter().any(|digest| digest == id))
+    }
+
+    /// Whether the component is stored and undamaged, or built in and allowed.
+    pub(crate) fn is_whole(&self, id: &str) -> Result<bool, PluginError> {
+        if id.starts_with("native:") {
+            return self.native(id).map(|_| true);
+        }
+        match self.component(id) {
+            Ok(_) => Ok(true),
+            Err(
+                PluginError::NotFound(_) | PluginError::Storage(StorageError::BlobDamaged { .. }),
+            ) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Removes a component, durably; false if there is none. Whoever has it loaded keeps it.
+    pub(crate) fn remove(&self, digest: &str) -> Result<bool, PluginError> {
+        lock(&self.loaded).remove(digest);
+        if let Ok(digest) = digest.parse() {
+            self.engine.unload(&digest);
+        }
+        match self.blobs.remove(&blob_name(digest)) {
+            Ok(()) => Ok(true),
+            Err(StorageError::BlobNotFound { .. }) => Ok(false),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// The plugin with this id, loaded.

@@ -179,9 +179,10 @@ pub(crate) enum Check {
 /// Under which condition a replica ends for good.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Retirement {
-    /// Its group was never completed.
-    Uncreated,
-    /// The leader of this term had it made for a change and has given that up.
+    /// An operator deletes its group.
+    Deleted,
+    /// The leader of this term had it made for a change and has given that up. Holds only where the
+    /// replica's log shows that it is no member, whoever says so.
     NotJoined(Term),
     /// It is known to be no member.
     NoMember,

@@ -18,12 +18,19 @@ struct Groups {
 }
 
 impl Router {
-    pub(crate) fn insert(&self, handle: GroupHandle) {
+    /// Takes a group in. False, and nothing done, if its id or its name is there: two replicas of
+    /// one group would write one log, and of two of one name one could not be reached.
+    #[must_use]
+    pub(crate) fn insert(&self, handle: GroupHandle) -> bool {
         let mut groups = self.groups.write().unwrap_or_else(PoisonError::into_inner);
+        if groups.by_id.contains_key(&handle.id()) || groups.by_name.contains_key(handle.name()) {
+            return false;
+        }
         groups
             .by_name
             .insert(handle.name().to_owned(), handle.clone());
         groups.by_id.insert(handle.id(), handle);
+        true
     }
 
     pub(crate) fn remove(&self, id: GroupId) -> Option<GroupHandle> {

@@ -139,7 +139,7 @@ impl Context {
         dry_run: bool,
     ) -> Result<Changed, ChangeError> {
         // No replica is made or opened meanwhile, so none is missed.
-        let _one_at_a_time = self.making.lock().await;
+        let _one_at_a_time = self.making.write().await;
         match group {
             Some(group) => self.change_own(group, edit, dry_run).await,
             None => self.change_node(edit, dry_run).await,
@@ -228,7 +228,7 @@ impl Context {
         group: &GroupHandle,
         read_only: bool,
     ) -> Result<(), ReplicaError> {
-        let _one_at_a_time = self.making.lock().await;
+        let _one_at_a_time = self.making.write().await;
         let own = Own {
             read_only,
             ..lock(&group.inner.own).clone()

@@ -5,7 +5,7 @@ use super::deadline::deadline;
 use super::describe::{broken_summary, describe, describe_broken, full_summary};
 use super::forward::{failed_hop, hop, may_forward, other_leader};
 use super::status::{Fault, Reason};
-use super::{create_group, log, membership, purge, read_only, recover, settings};
+use super::{create_group, delete_group, log, membership, purge, read_only, recover, settings};
 use crate::node::clock::micros;
 use crate::node::context::lock;
 use crate::node::drain;
@@ -148,7 +148,8 @@ impl AdminService {
             return Ok(planned.boxed());
         }
         let (sender, receiver) = mpsc::channel(4);
-        tokio::spawn(membership::run(self.shared.clone(), group, plan, sender));
+        let running = membership::run(self.shared.clone(), group, plan, sender);
+        self.shared.context.in_background(running);
         Ok(ReceiverStream::new(receiver).boxed())
     }
 
@@ -224,11 +225,23 @@ impl Admin for AdminService {
         request: Request<v1::CreateGroupRequest>,
     ) -> Result<Response<v1::CreateGroupReply>, Status> {
         // To the end even if the caller goes away: half a group helps nobody.
-        let shared = self.shared.clone();
+        let (shared, deadline) = (self.shared.clone(), deadline(&request));
         let request = request.into_inner();
-        let creating = tokio::spawn(async move { create_group::create(&shared, request).await });
-        let group = creating.await.map_err(Fault::from)??;
+        let creating = async move { create_group::create(&shared, request, deadline).await };
+        let created = self.shared.context.to_the_end(creating).await;
+        let group = created.map_err(Fault::from)??;
         Ok(Response::new(v1::CreateGroupReply { group: Some(group) }))
+    }
+
+    async fn delete_group(
+        &self,
+        request: Request<v1::DeleteGroupRequest>,
+    ) -> Result<Response<v1::DeleteGroupReply>, Status> {
+        // To the end even if the caller goes away: the others are to hear of it.
+        let (shared, request) = (self.shared.clone(), request.into_inner());
+        let deleting = async move { delete_group::delete(&shared, request).await };
+        let deleted = self.shared.context.to_the_end(deleting).await;
+        Ok(Response::new(deleted.map_err(Fault::from)??))
     }
 
     async fn list_groups(
@@ -299,8 +312,9 @@ impl Admin for AdminService {
         let deadline = deadline(&request);
         // To the end even if the caller goes away: a replica that has ended must be deleted.
         let (shared, request) = (self.shared.clone(), request.into_inner());
-        let purging = tokio::spawn(async move { purge::purge(&shared, request, deadline).await });
-        Ok(Response::new(purging.await.map_err(Fault::from)??))
+        let purging = async move { purge::purge(&shared, request, deadline).await };
+        let purged = self.shared.context.to_the_end(purging).await;
+        Ok(Response::new(purged.map_err(Fault::from)??))
     }
 
     async fn transfer_leadership(

@@ -1,37 +1,50 @@
-//! Making a group: the same replica on every member, or none.
+//! Creating a group: prepared on every member, then decided by one, then opened by all. See
+//! `docs/decisions/0009-creating-and-deleting-groups.md`.
 
 use super::Shared;
 use super::forward::{failed_hop, hop};
+use super::holdings::{Survey, ask_of, is_there, survey};
 use super::plugins::blocking;
+use super::replicas::{ask_to_settle, create_on, decide_on};
 use super::status::{Fault, Reason};
-use crate::node::context::random_u64;
-use crate::node::request::{Order, Retirement};
-use crate::transport::innermost;
+use crate::node::context::{Context, lock, random_u64};
+use crate::node::failpoint::failpoint;
+use crate::node::prepared::decider;
+use crate::node::request::{Order, Outcome};
 use futures_util::future::join_all;
 use kontiki_proto::v1;
+use kontiki_proto::v1::GroupStage;
 use kontiki_raft::GroupId;
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::time::Instant;
-use tonic::Request;
 use tracing::{info, warn};
 
-/// Time for one member to take a replica, the fetching of its plugin included.
-const REPLICA_LIMIT: Duration = Duration::from_secs(30);
 /// Longest wait for the members to be reached, and how often that is looked at.
 const MEETING_LIMIT: Duration = Duration::from_secs(3);
 const MEETING_POLL: Duration = Duration::from_millis(20);
 /// Longest wait for a node that only another one knows yet.
 const SEARCH_LIMIT: Duration = Duration::from_secs(3);
+/// Longest wait for another creation of the same name to be decided. Longer than the patience with a
+/// coordinator that is gone.
+const OTHERS_LIMIT: Duration = Duration::from_secs(14);
+/// Pause before looking again, at least; at most twice that, so that two do not go in step.
+const OTHERS_POLL: Duration = Duration::from_millis(50);
+/// Longest wait for the members to open what was decided.
+const OPEN_LIMIT: Duration = Duration::from_secs(5);
+const OPEN_POLL: Duration = Duration::from_millis(100);
 /// Longest wait for other nodes to say whether they may lead.
 const LOOK_LIMIT: Duration = Duration::from_secs(1);
 /// Longest wait for the first leader; the group exists whether or not one is found by then.
 const LEADER_LIMIT: Duration = Duration::from_secs(5);
 
-/// Creates a group on its members.
+/// Creates a group on its members. Success means that every member runs it. Repeating it, on any
+/// node, completes what is there or says what is in the way.
 pub(crate) async fn create(
     shared: &Shared,
     request: v1::CreateGroupRequest,
+    deadline: Instant,
 ) -> Result<v1::GroupSpec, Fault> {
     if let Some(why) = crate::config::name_fault(&request.name) {
         return Err(Fault::invalid(format!(
@@ -44,25 +57,349 @@ pub(crate) async fn create(
         context.plugins.resolve(&wanted)
     })
     .await?;
-    let (voters, learners) = await_members(shared, &request).await?;
-    let spec = specification(&request.name, plugin, &voters, &learners);
-    if let Some(existing) = shared.context.router.by_name(&request.name) {
-        return same_or_exists(existing.spec(), &spec);
+    // What is in the way is said in time to be heard.
+    let until = deadline.min(Instant::now() + OTHERS_LIMIT) - OTHERS_POLL;
+    for name in request.voters.iter().chain(&request.learners) {
+        // Whoever is not found is named below.
+        let _ = look_up(shared, name).await;
     }
-    let nodes = spec.nodes.clone();
-    let created = join_all(
-        nodes
-            .iter()
-            .map(|node| create_on(shared, node, &spec, false)),
-    )
-    .await;
-    if let Some(fault) = created.into_iter().find_map(Result::err) {
-        take_back(shared, &nodes, GroupId(spec.id), Retirement::Uncreated).await;
-        return Err(fault.of_group(&spec.name));
+    loop {
+        let there = of_name(shared, &request.name).await;
+        let under_way = match Standing::of(&there) {
+            Standing::Nothing => {
+                let (voters, learners) = await_members(shared, &request).await?;
+                let spec = specification(&request.name, plugin.clone(), &voters, &learners);
+                match create_new(shared, &spec).await {
+                    Err(fault) if fault.reason_name() == Reason::GroupExists.as_str() => fault,
+                    Err(fault) => return Err(fault.of_group(&spec.name)),
+                    Ok(()) => {
+                        elect(shared, &voters, &spec.name).await;
+                        return Ok(spec);
+                    }
+                }
+            }
+            Standing::Created(existing) => {
+                let (voters, learners) = members(shared, &request)?;
+                let spec = specification(&request.name, plugin, &voters, &learners);
+                return complete(shared, &there, &existing, &spec).await;
+            }
+            Standing::Undecided(spec) => {
+                // Whoever decides looks whether its coordinator is still there.
+                let decider = shared.context.transport.introduction(decider(&spec));
+                if let Some(decider) = &decider {
+                    // Why it cannot say is seen by looking again.
+                    let _ = ask_to_settle(shared, decider, GroupId(spec.id)).await;
+                }
+                undecided(shared, &spec)
+            }
+            Standing::Several(ids) => return Err(several(&request.name, &ids)),
+        };
+        if Instant::now() >= until || shared.context.is_stopping() {
+            return Err(under_way.of_group(&request.name));
+        }
+        tokio::time::sleep(OTHERS_POLL.mul_f64(1.0 + share(random_u64()))).await;
+    }
+}
+
+/// A number of `[0, 1)`.
+fn share(random: u64) -> f64 {
+    (random >> 11) as f64 / (1_u64 << 53) as f64
+}
+
+/// What the nodes that can be reached hold under a name.
+async fn of_name(shared: &Shared, name: &str) -> Survey {
+    let request = v1::LookUpGroupsRequest {
+        ids: Vec::new(),
+        name: name.to_owned(),
+    };
+    survey(shared, &request).await
+}
+
+/// What there is under a name.
+#[derive(Debug, PartialEq)]
+enum Standing {
+    Nothing,
+    /// One group, as it was specified when it was created.
+    Created(v1::GroupSpec),
+    /// Its creation is not decided, as far as can be seen.
+    Undecided(v1::GroupSpec),
+    /// More than one group that was created.
+    Several(BTreeSet<GroupId>),
+}
+
+impl Standing {
+    fn of(there: &Survey) -> Self {
+        let runs = |held: &&v1::HeldGroup| {
+            matches!(held.stage(), GroupStage::Running | GroupStage::Broken)
+        };
+        let all = || there.held.iter().map(|(_, held)| held);
+        let created: BTreeSet<GroupId> = all().filter(runs).map(|it| GroupId(it.id)).collect();
+        if created.len() > 1 {
+            return Self::Several(created);
+        }
+        if let Some(id) = created.first() {
+            let of_it = all().filter(|held| held.id == id.0);
+            let specs = of_it.filter_map(|held| held.spec.clone());
+            // Replicas that joined later do not know who began.
+            let began = |spec: &v1::GroupSpec| {
+                let members = spec.initial_members.clone().unwrap_or_default();
+                members.voters.len()
+            };
+            let spec = specs.max_by_key(began).unwrap_or_default();
+            return Self::Created(spec);
+        }
+        let prepared = all().find(|held| held.stage() == GroupStage::Prepared);
+        match prepared.and_then(|held| held.spec.clone()) {
+            Some(spec) => Self::Undecided(spec),
+            None => Self::Nothing,
+        }
+    }
+}
+
+fn undecided(shared: &Shared, spec: &v1::GroupSpec) -> Fault {
+    let message = format!(
+        "another creation of group {:?} is not decided yet; node {:?} decides it",
+        spec.name,
+        shared.context.transport.name(decider(spec))
+    );
+    Fault::new(Reason::CreationUndecided, message)
+}
+
+fn several(name: &str, ids: &BTreeSet<GroupId>) -> Fault {
+    let ids: Vec<_> = ids.iter().map(ToString::to_string).collect();
+    let message = format!(
+        "there are {} groups called {name:?}, with the ids {}: delete those that are of no use by id",
+        ids.len(),
+        ids.join(", ")
+    );
+    Fault::new(Reason::GroupExists, message).of_group(name)
+}
+
+/// Marks a creation as under way while it lives: whoever decides it asks.
+struct UnderWay {
+    context: Arc<Context>,
+    id: GroupId,
+}
+
+impl UnderWay {
+    fn begin(context: &Arc<Context>, id: GroupId) -> Self {
+        lock(&context.creating).insert(id);
+        let context = Arc::clone(context);
+        Self { context, id }
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        lock(&self.context.creating).remove(&self.id);
+    }
+}
+
+/// Prepares, decides, and has every member open the group.
+async fn create_new(shared: &Shared, spec: &v1::GroupSpec) -> Result<(), Fault> {
+    let id = GroupId(spec.id);
+    let first = decider(spec);
+    let (decider, others): (Vec<_>, Vec<_>) = spec
+        .nodes
+        .iter()
+        .cloned()
+        .partition(|node| node.node == first.0);
+    let Some(decider) = decider.first() else {
+        return Err(Fault::invalid("a group needs at least one voter"));
+    };
+    let under_way = UnderWay::begin(&shared.context, id);
+    if let Err(fault) = prepare(shared, spec, decider, &others).await {
+        // Only this coordinator would complete it, and it does not: the outcome is certain whether
+        // or not the members hear of it now.
+        drop(under_way);
+        give_up(shared, id, decider, &others).await;
+        return Err(fault);
+    }
+    let decided = decide_on(shared, decider, id, true).await;
+    drop(under_way);
+    failpoint("create.after_decided");
+    match decided {
+        Ok(GroupStage::Running | GroupStage::Broken) => {}
+        Ok(stage) => return Err(lost(spec, decider, stage)),
+        Err(why) => decided_anyway(shared, spec, decider, &why).await?,
     }
     info!(group = spec.id, name = %spec.name, plugin = %spec.plugin, "group created");
-    elect(shared, &voters, &spec.name).await;
-    Ok(spec)
+    await_open(shared, spec, &spec.nodes, OPEN_LIMIT).await
+}
+
+/// The decider first: of two creations of one name on the same members only one gets beyond it.
+async fn prepare(
+    shared: &Shared,
+    spec: &v1::GroupSpec,
+    decider: &v1::Introduction,
+    others: &[v1::Introduction],
+) -> Result<(), Fault> {
+    create_on(shared, decider, spec, false).await?;
+    failpoint("create.after_first");
+    let rest = others
+        .iter()
+        .map(|node| create_on(shared, node, spec, false));
+    for made in join_all(rest).await {
+        made?;
+    }
+    failpoint("create.after_prepared");
+    // Two creations of one name on different members: each looks after it has prepared, so at least
+    // one sees the other.
+    let there = of_name(shared, &spec.name).await;
+    match there.ids().iter().find(|other| other.0 != spec.id) {
+        None => Ok(()),
+        Some(other) => {
+            let message = format!(
+                "there is a group {:?} already, or being created, with id {other}",
+                spec.name
+            );
+            Err(Fault::new(Reason::GroupExists, message))
+        }
+    }
+}
+
+/// Undoes what was prepared. What does not hear of it finds out by itself.
+async fn give_up(
+    shared: &Shared,
+    id: GroupId,
+    decider: &v1::Introduction,
+    others: &[v1::Introduction],
+) {
+    if let Err(why) = decide_on(shared, decider, id, false).await {
+        warn!(group = id.0, peer = %decider.name, error = why, "a creation is given up later");
+    }
+    failpoint("create.after_given_up");
+    let told = others.iter().map(|node| ask_to_settle(shared, node, id));
+    for (node, told) in others.iter().zip(join_all(told).await) {
+        if let Err(why) = told {
+            warn!(group = id.0, peer = %node.name, error = why, "a replica is taken back later");
+        }
+    }
+}
+
+fn lost(spec: &v1::GroupSpec, decider: &v1::Introduction, stage: GroupStage) -> Fault {
+    let message = format!(
+        "the creation was given up by node {:?}, which took this node for gone: try again ({})",
+        decider.name,
+        stage.as_str_name()
+    );
+    Fault::new(Reason::CreationUndecided, message).of_group(&spec.name)
+}
+
+/// The decider was told to complete and its answer is lost: only it knows, until it is asked again.
+async fn decided_anyway(
+    shared: &Shared,
+    spec: &v1::GroupSpec,
+    decider: &v1::Introduction,
+    why: &str,
+) -> Result<(), Fault> {
+    let until = Instant::now() + OPEN_LIMIT;
+    while Instant::now() < until && !shared.context.is_stopping() {
+        if let Ok(held) = ask_of(shared, decider, GroupId(spec.id)).await {
+            match held.stage() {
+                GroupStage::Running | GroupStage::Broken => return Ok(()),
+                // The order is still on its way, or will be given up there.
+                GroupStage::Prepared => {}
+                stage => return Err(lost(spec, decider, stage)),
+            }
+        }
+        tokio::time::sleep(OPEN_POLL).await;
+    }
+    let message = format!(
+        "whether group {:?} is created is not known: node {:?}, which decides, does not answer \
+         ({why}); create it again to find out",
+        spec.name, decider.name
+    );
+    Err(Fault::new(Reason::ReplyLost, message).with_outcome(Outcome::Unknown))
+}
+
+/// Waits until every one of these nodes runs the group, at most for `limit`.
+async fn await_open(
+    shared: &Shared,
+    spec: &v1::GroupSpec,
+    nodes: &[v1::Introduction],
+    limit: Duration,
+) -> Result<(), Fault> {
+    let until = Instant::now() + limit;
+    let mut lacking: Vec<v1::Introduction> = nodes.to_vec();
+    loop {
+        let asked = lacking.iter().map(|node| async move {
+            let why = match ask_to_settle(shared, node, GroupId(spec.id)).await {
+                Ok(settled) if settled.stage() == GroupStage::Running => return None,
+                Ok(settled) => reason(&settled),
+                Err(why) => why,
+            };
+            Some((node.clone(), why))
+        });
+        let left: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+        if left.is_empty() {
+            return Ok(());
+        }
+        if Instant::now() >= until || shared.context.is_stopping() {
+            return Err(incomplete(spec, &left));
+        }
+        lacking = left.into_iter().map(|(node, _)| node).collect();
+        tokio::time::sleep(OPEN_POLL).await;
+    }
+}
+
+fn reason(settled: &v1::SettleReply) -> String {
+    match settled.stage() {
+        GroupStage::Absent => "it has no replica of it".to_owned(),
+        GroupStage::Broken => "its replica cannot be opened".to_owned(),
+        GroupStage::Aborted | GroupStage::Deleted => "the group has ended there".to_owned(),
+        GroupStage::Prepared | GroupStage::Running => settled.problem.clone(),
+    }
+}
+
+/// It exists, and not everywhere.
+fn incomplete(spec: &v1::GroupSpec, lacking: &[(v1::Introduction, String)]) -> Fault {
+    let one = |(node, why): &(v1::Introduction, String)| format!("node {:?}: {why}", node.name);
+    let lacking: Vec<_> = lacking.iter().map(one).collect();
+    let message = format!(
+        "group {:?} is created, but not every member runs it: {}",
+        spec.name,
+        lacking.join("; ")
+    );
+    let fault = Fault::new(Reason::GroupIncomplete, message).with_outcome(Outcome::Unknown);
+    fault.of_group(&spec.name)
+}
+
+/// Asking for what is there already is fine, once every member has it; asking for something else
+/// under its name is not.
+async fn complete(
+    shared: &Shared,
+    there: &Survey,
+    existing: &v1::GroupSpec,
+    wanted: &v1::GroupSpec,
+) -> Result<v1::GroupSpec, Fault> {
+    let same =
+        existing.plugin == wanted.plugin && existing.initial_members == wanted.initial_members;
+    if !same {
+        let message = format!(
+            "there is a group {:?} already, with plugin {} or members other than asked for",
+            wanted.name, existing.plugin
+        );
+        return Err(Fault::new(Reason::GroupExists, message).of_group(&wanted.name));
+    }
+    let now = members_now(there, GroupId(existing.id));
+    let is_member =
+        |node: &&v1::Introduction| now.as_ref().is_none_or(|now| now.contains(&node.node));
+    let members: Vec<_> = wanted.nodes.iter().filter(is_member).cloned().collect();
+    await_open(shared, existing, &members, MEETING_LIMIT).await?;
+    Ok(existing.clone())
+}
+
+/// The members in force, by the word of its leader, else of any replica.
+fn members_now(there: &Survey, id: GroupId) -> Option<BTreeSet<u64>> {
+    let running = there.of(id).map(|(_, held)| held);
+    let running = running.filter(|held| is_there(held.stage()) && held.configuration.is_some());
+    let best =
+        running.max_by_key(|held| (held.leads, held.last.map(|last| (last.term, last.index))))?;
+    let configuration = best.configuration.clone().unwrap_or_default();
+    let sets = configuration.current.into_iter().chain(configuration.old);
+    let members = sets.flat_map(|set| set.voters.into_iter().chain(set.learners));
+    Some(members.collect()).filter(|members: &BTreeSet<u64>| !members.is_empty())
 }
 
 /// Voters and learners.
@@ -74,18 +411,9 @@ async fn await_members(
     request: &v1::CreateGroupRequest,
 ) -> Result<Members, Fault> {
     let until = Instant::now() + MEETING_LIMIT;
-    for name in request.voters.iter().chain(&request.learners) {
-        // Whoever is not found is named below.
-        let _ = look_up(shared, name).await;
-    }
     loop {
         let found = members(shared, request).and_then(|(voters, learners)| {
-            let there = shared.context.router.by_name(&request.name).is_some();
-            let all = voters.iter().chain(&learners);
-            match there {
-                true => {}
-                false => check_connected(shared, all)?,
-            }
+            check_connected(shared, voters.iter().chain(&learners))?;
             Ok((voters, learners))
         });
         match found {
@@ -203,23 +531,6 @@ fn specification(
     }
 }
 
-/// Asking for what is there already is fine; asking for something else under its name is not.
-fn same_or_exists(
-    existing: &v1::GroupSpec,
-    wanted: &v1::GroupSpec,
-) -> Result<v1::GroupSpec, Fault> {
-    let same =
-        existing.plugin == wanted.plugin && existing.initial_members == wanted.initial_members;
-    if same {
-        return Ok(existing.clone());
-    }
-    let message = format!(
-        "there is a group {:?} already, with plugin {} or members other than asked for",
-        existing.name, existing.plugin
-    );
-    Err(Fault::new(Reason::GroupExists, message).of_group(&existing.name))
-}
-
 /// Refuses before anything is made if one of these nodes cannot be reached.
 pub(crate) fn check_connected<'a>(
     shared: &Shared,
@@ -233,88 +544,6 @@ pub(crate) fn check_connected<'a>(
             return Err(Fault::new(Reason::PeerUnreachable, message));
         }
     }
-    Ok(())
-}
-
-/// Makes the replica on one node; repeating it is harmless. Says whether it was made now.
-pub(crate) async fn create_on(
-    shared: &Shared,
-    node: &v1::Introduction,
-    spec: &v1::GroupSpec,
-    joining: bool,
-) -> Result<bool, Fault> {
-    let context = &shared.context;
-    if node.node == context.node().0 {
-        return Ok(context.create_replica(spec.clone()).await?);
-    }
-    let client = context.transport.peer_client(&node.name);
-    let mut client = client.ok_or_else(|| never_met(node, "it is not known"))?;
-    let mut request = Request::new(v1::CreateReplicaRequest {
-        group: Some(spec.clone()),
-        from: Some(context.transport.me()),
-        joining,
-    });
-    request.set_timeout(REPLICA_LIMIT);
-    let reply = client.create_replica(request).await.map_err(|status| {
-        let answered = tonic_types::StatusExt::get_error_details(&status)
-            .error_info()
-            .is_some();
-        match answered {
-            true => Fault::pass_on(status),
-            false => {
-                let message = format!("node {:?}: {}", node.name, innermost(&status));
-                Fault::new(Reason::PeerUnreachable, message)
-            }
-        }
-    })?;
-    Ok(reply.into_inner().created)
-}
-
-/// Removes what was made of a group that could not be completed, or for a change of membership that
-/// was given up.
-pub(crate) async fn take_back(
-    shared: &Shared,
-    nodes: &[v1::Introduction],
-    id: GroupId,
-    condition: Retirement,
-) {
-    let one = |node: v1::Introduction| async move {
-        let removed = remove_from(shared, &node, id, condition).await;
-        if let Err(why) = removed {
-            warn!(group = id.0, peer = %node.name, error = why, "a replica is left behind");
-        }
-    };
-    join_all(nodes.iter().cloned().map(one)).await;
-}
-
-async fn remove_from(
-    shared: &Shared,
-    node: &v1::Introduction,
-    id: GroupId,
-    condition: Retirement,
-) -> Result<(), String> {
-    let context = &shared.context;
-    if node.node == context.node().0 {
-        return context
-            .remove_replica(id, condition)
-            .await
-            .map_err(|error| error.to_string());
-    }
-    let client = context.transport.peer_client(&node.name);
-    let mut client = client.ok_or_else(|| "it is not known".to_owned())?;
-    let joining_term = match condition {
-        Retirement::NotJoined(term) => Some(term.0),
-        Retirement::Uncreated | Retirement::NoMember => None,
-    };
-    let mut request = Request::new(v1::RemoveReplicaRequest {
-        group: id.0,
-        joining_term,
-    });
-    request.set_timeout(REPLICA_LIMIT);
-    client
-        .remove_replica(request)
-        .await
-        .map_err(|status| innermost(&status))?;
     Ok(())
 }
 

@@ -50,7 +50,7 @@ fn exit_codes_and_outcomes_are_those_of_the_program() {
         let (found, applied) = rows[reason.as_str()];
         match reason {
             Reason::PluginFault => assert_eq!((found, applied), ("9", "the error says")),
-            Reason::LeadershipLost | Reason::ReplyLost => {
+            Reason::LeadershipLost | Reason::ReplyLost | Reason::GroupIncomplete => {
                 assert_eq!((found, applied), ("8", "perhaps"), "{reason:?}");
             }
             Reason::DeadlineExceeded => assert!(found.starts_with("8, or 3 where")),

@@ -1,11 +1,12 @@
 //! Changing a group's membership, with progress.
 
 use super::Shared;
-use super::create_group::{check_connected, create_on, look_up, resolve, resolve_all, take_back};
+use super::create_group::{check_connected, look_up, resolve, resolve_all};
 use super::describe::catch_up;
+use super::replicas::{create_on, take_back};
 use super::status::{Fault, Reason};
 use crate::node::handle::GroupHandle;
-use crate::node::request::{Check, Order, Outcome, Retirement};
+use crate::node::request::{Check, Order, Outcome};
 use crate::transport::convert::{configuration_to_wire, members_to_wire};
 use kontiki_proto::v1;
 use kontiki_proto::v1::change_membership_request::Change;
@@ -181,14 +182,14 @@ async fn change(
     let mut made = Vec::new();
     let changed = match make_replicas(shared, group, plan, &mut made).await {
         Ok(()) => carry_out(shared, group, plan, reports).await,
-        Err(fault) => Err(fault),
+        // The order was not given, whatever became of the replicas.
+        Err(fault) => Err(fault.with_outcome(Outcome::NotApplied)),
     };
     if let Err(fault) = &changed
         && fault.outcome() == Outcome::NotApplied
     {
         // Nothing was logged, so whoever was made for it would wait for ever.
-        let condition = Retirement::NotJoined(plan.term);
-        take_back(shared, &made, group.id(), condition).await;
+        take_back(shared, &made, group.id(), plan.term).await;
     }
     changed
 }
@@ -217,7 +218,7 @@ async fn carry_out(
 }
 
 /// A replica must be there before the leader can bring it up to date. `made` gets those that were
-/// made now.
+/// made now, or may have been.
 async fn make_replicas(
     shared: &Shared,
     group: &GroupHandle,
@@ -235,9 +236,15 @@ async fn make_replicas(
         ..group.spec().clone()
     };
     for node in &plan.newcomers {
-        if create_on(shared, node, &spec, true).await? {
+        let created = create_on(shared, node, &spec, true).await;
+        let may_be_there = match &created {
+            Ok(created) => *created,
+            Err(fault) => fault.outcome() == Outcome::Unknown,
+        };
+        if may_be_there {
             made.push(node.clone());
         }
+        created?;
     }
     Ok(())
 }

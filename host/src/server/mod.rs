@@ -5,12 +5,15 @@ mod admin;
 mod client;
 mod create_group;
 mod deadline;
+mod delete_group;
 mod describe;
 mod door;
 #[cfg(test)]
 mod failure_page_tests;
+mod fetch;
 mod forward;
 mod health;
+mod holdings;
 mod http;
 mod linger;
 mod log;
@@ -22,9 +25,13 @@ mod purge;
 mod raft_stat;
 mod read_only;
 mod recover;
+mod remove_plugin;
+mod replicas;
 mod same_origin;
 mod settings;
+mod settle;
 mod status;
+mod steward;
 
 use crate::node::Listeners;
 use crate::node::context::{Context, lock};
@@ -137,6 +144,7 @@ pub(crate) fn serve(context: &Arc<Context>, listeners: Listeners) -> io::Result<
         forwarder: Arc::default(),
         disk_probe: metrics::DiskProbe::default(),
     };
+    steward::start(&shared);
     let stop = CancellationToken::new();
     let doors = Doors::default();
     let (health, health_service) = health::start(&shared, &stop);

@@ -2,17 +2,18 @@
 
 use super::Shared;
 use super::status::{Fault, Reason};
+use super::{holdings, replicas, settle};
 use crate::node::context::Context;
-use crate::node::request::Retirement;
-use crate::transport::{Refusal, innermost};
+use crate::transport::Refusal;
 use futures_util::StreamExt as _;
 use futures_util::stream::BoxStream;
 use kontiki_proto::v1;
 use kontiki_proto::v1::peer_server::Peer;
 use kontiki_raft::{GroupId, NodeId, Term};
+use std::future::Future;
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
-use tracing::{debug, info};
+use tracing::debug;
 
 /// Bytes of a plugin in one message.
 pub(crate) const CHUNK_SIZE_BYTES: usize = 256 << 10;
@@ -53,30 +54,13 @@ impl PeerService {
         }
     }
 
-    async fn create_replica(&self, request: v1::CreateReplicaRequest) -> Result<bool, Fault> {
-        let mut spec = request
-            .group
-            .ok_or_else(|| Fault::invalid("field group is missing"))?;
-        if let Some(why) = crate::config::name_fault(&spec.name) {
-            return Err(Fault::invalid(format!(
-                "{:?} is no group name: {why}",
-                spec.name
-            )));
-        }
-        for node in &spec.nodes {
-            if node.node != self.context().node().0 {
-                self.context().transport.check_known(node)?;
-                self.context().transport.hear_of(node.clone());
-            }
-        }
-        if let Some(from) = &request.from {
-            fetch_plugin(self.context(), from, &spec.plugin).await?;
-        }
-        if request.joining {
-            // Its leader tells it who the members are; the original ones may be gone.
-            spec.initial_members = Some(v1::MemberSet::default());
-        }
-        Ok(self.context().create_replica(spec).await?)
+    /// Carries a call out to its end, whatever becomes of the caller.
+    async fn to_the_end<T: Send + 'static>(
+        &self,
+        work: impl Future<Output = Result<T, Fault>> + Send + 'static,
+    ) -> Result<Response<T>, Status> {
+        let done = self.context().to_the_end(work).await;
+        Ok(Response::new(done.map_err(Fault::from)??))
     }
 }
 
@@ -88,56 +72,6 @@ impl From<Refusal> for Fault {
         };
         Self::new(reason, refusal.to_string())
     }
-}
-
-/// Makes sure that this node holds a plugin, fetching it from another if need be.
-async fn fetch_plugin(
-    context: &Arc<Context>,
-    from: &v1::Introduction,
-    id: &str,
-) -> Result<(), Fault> {
-    if holds(context, id).await? {
-        return Ok(());
-    }
-    let failed = |status: Status| {
-        let message = format!(
-            "plugin {id} cannot be fetched from node {:?}: {}",
-            from.name,
-            innermost(&status)
-        );
-        Fault::new(Reason::PeerUnreachable, message)
-    };
-    let client = context.transport.peer_client(&from.name);
-    let mut client = client.ok_or_else(|| {
-        Fault::new(
-            Reason::NodeNotFound,
-            format!("node {:?} is not known", from.name),
-        )
-    })?;
-    let request = v1::FetchPluginRequest {
-        digest: id.to_owned(),
-    };
-    let mut chunks = client
-        .fetch_plugin(request)
-        .await
-        .map_err(failed)?
-        .into_inner();
-    let mut component = Vec::new();
-    while let Some(chunk) = chunks.message().await.map_err(failed)? {
-        context
-            .plugins
-            .check_size(component.len() + chunk.data.len())?;
-        component.extend_from_slice(&chunk.data);
-    }
-    info!(plugin = id, peer = %from.name, size_bytes = component.len(), "plugin fetched");
-    let (context, id) = (Arc::clone(context), id.to_owned());
-    tokio::task::spawn_blocking(move || context.plugins.push_expected(&id, &component)).await??;
-    Ok(())
-}
-
-async fn holds(context: &Arc<Context>, id: &str) -> Result<bool, Fault> {
-    let (context, id) = (Arc::clone(context), id.to_owned());
-    Ok(tokio::task::spawn_blocking(move || context.plugins.holds(&id)).await??)
 }
 
 #[tonic::async_trait]
@@ -190,24 +124,57 @@ impl Peer for PeerService {
         &self,
         request: Request<v1::CreateReplicaRequest>,
     ) -> Result<Response<v1::CreateReplicaReply>, Status> {
-        let created = self.create_replica(request.into_inner()).await?;
-        Ok(Response::new(v1::CreateReplicaReply { created }))
+        let shared = self.shared.clone();
+        let work = async move {
+            let created = replicas::create_here(&shared, request.into_inner()).await?;
+            Ok(v1::CreateReplicaReply { created })
+        };
+        self.to_the_end(work).await
+    }
+
+    async fn decide_creation(
+        &self,
+        request: Request<v1::DecideCreationRequest>,
+    ) -> Result<Response<v1::DecideCreationReply>, Status> {
+        let (shared, request) = (self.shared.clone(), request.into_inner());
+        let work = async move {
+            let id = GroupId(request.group);
+            let stage = settle::decide(&shared, id, request.complete).await?;
+            Ok(v1::DecideCreationReply {
+                stage: stage.into(),
+            })
+        };
+        self.to_the_end(work).await
+    }
+
+    async fn look_up_groups(
+        &self,
+        request: Request<v1::LookUpGroupsRequest>,
+    ) -> Result<Response<v1::LookUpGroupsReply>, Status> {
+        let reply = holdings::here(self.context(), request.get_ref()).await?;
+        Ok(Response::new(reply))
+    }
+
+    async fn settle(
+        &self,
+        request: Request<v1::SettleRequest>,
+    ) -> Result<Response<v1::SettleReply>, Status> {
+        let (shared, id) = (self.shared.clone(), GroupId(request.into_inner().group));
+        let work = async move { Ok(settle::settle(&shared, id).await?.into()) };
+        self.to_the_end(work).await
     }
 
     async fn remove_replica(
         &self,
         request: Request<v1::RemoveReplicaRequest>,
     ) -> Result<Response<v1::RemoveReplicaReply>, Status> {
-        let request = request.into_inner();
-        let condition = match request.joining_term {
-            Some(term) => Retirement::NotJoined(Term(term)),
-            None => Retirement::Uncreated,
+        let (shared, request) = (self.shared.clone(), request.into_inner());
+        let work = async move {
+            let (id, term) = (GroupId(request.group), Term(request.joining_term));
+            replicas::take_back_here(&shared, id, term).await?;
+            Ok(v1::RemoveReplicaReply {})
         };
-        self.context()
-            .remove_replica(GroupId(request.group), condition)
-            .await
-            .map_err(Fault::from)?;
-        Ok(Response::new(v1::RemoveReplicaReply {}))
+        self.to_the_end(work).await
     }
 
     type FetchPluginStream = BoxStream<'static, Result<v1::PluginChunk, Status>>;

@@ -3,6 +3,7 @@
 use super::Shared;
 use super::forward::failed_hop;
 use super::peer::CHUNK_SIZE_BYTES;
+use super::remove_plugin;
 use super::status::Fault;
 use crate::node::context::Context;
 use crate::node::plugins::PluginError;
@@ -161,5 +162,15 @@ impl Plugins for PluginsService {
         })
         .await?;
         Ok(Response::new(plugin_info(&plugin)))
+    }
+
+    async fn remove(
+        &self,
+        request: Request<v1::RemovePluginRequest>,
+    ) -> Result<Response<v1::RemovePluginReply>, Status> {
+        let (shared, request) = (self.shared.clone(), request.into_inner());
+        let removing = async move { remove_plugin::remove(&shared, request).await };
+        let removed = self.shared.context.to_the_end(removing).await;
+        Ok(Response::new(removed.map_err(Fault::from)??))
     }
 }

@@ -7,12 +7,15 @@ use super::Shared;
 use super::deadline::left;
 use super::forward::hop;
 use super::status::{Fault, Reason};
+use super::{holdings, settle};
+use crate::node::context::lock;
 use crate::node::handle::GroupHandle;
 use crate::node::request::{GroupStatus, Retirement};
 use crate::transport::convert::{configuration_to_wire, log_id_to_wire};
 use futures_util::future::join_all;
 use kontiki_proto::v1;
-use kontiki_raft::NodeId;
+use kontiki_proto::v1::GroupStage;
+use kontiki_raft::{GroupId, LogId, NodeId};
 use std::time::Duration;
 use tokio::time::Instant;
 
@@ -32,23 +35,64 @@ pub(crate) async fn purge(
     request: v1::PurgeReplicaRequest,
     deadline: Instant,
 ) -> Result<v1::PurgeReplicaReply, Fault> {
-    let making = shared.context.making().await;
+    if let Some(id) = undecided(shared, &request.group) {
+        return purge_undecided(shared, &request, id).await;
+    }
     let group = shared.group(&request.group)?;
+    let turn = shared.context.turn(group.id()).await?;
     let status = group.status().await?;
     let authority = authority(shared, &group, &status, deadline).await;
     let authority = authority.map_err(|fault| fault.of_group(&request.group))?;
     if !request.dry_run {
-        if request.confirm != request.group {
-            let message = "to confirm, repeat the name of the group";
-            return Err(Fault::new(Reason::NotConfirmed, message).of_group(&request.group));
-        }
+        check_confirmed(&request)?;
         let condition = Retirement::NoMember;
-        shared.context.delete(&making, &group, condition).await?;
+        shared.context.delete(&turn, &group, condition).await?;
     }
     Ok(v1::PurgeReplicaReply {
         last: Some(log_id_to_wire(status.core.last)),
         authority: authority.name,
         configuration: authority.configuration,
+    })
+}
+
+fn check_confirmed(request: &v1::PurgeReplicaRequest) -> Result<(), Fault> {
+    if request.confirm == request.group {
+        return Ok(());
+    }
+    let message = "to confirm, repeat the name of the group";
+    Err(Fault::new(Reason::NotConfirmed, message).of_group(&request.group))
+}
+
+/// A replica of that name whose group's creation is not decided.
+fn undecided(shared: &Shared, name: &str) -> Option<GroupId> {
+    let prepared = lock(&shared.context.prepared);
+    let mut of_name = prepared.values().filter(|it| it.spec.name == name);
+    of_name.next().map(|it| it.id())
+}
+
+/// One that was only prepared has never voted or held anything. It may go, unless it can be found
+/// out what was decided: then that is done instead.
+async fn purge_undecided(
+    shared: &Shared,
+    request: &v1::PurgeReplicaRequest,
+    id: GroupId,
+) -> Result<v1::PurgeReplicaReply, Fault> {
+    let stage = settle::settle(shared, id).await?.stage;
+    if stage == GroupStage::Running {
+        let message = "its creation was completed: this node is a member of the group";
+        return Err(Fault::new(Reason::StillMember, message).of_group(&request.group));
+    }
+    if !request.dry_run {
+        check_confirmed(request)?;
+        let turn = shared.context.turn(id).await?;
+        if shared.context.stage(id).await? == GroupStage::Prepared {
+            shared.context.drop_prepared(&turn).await?;
+        }
+    }
+    Ok(v1::PurgeReplicaReply {
+        last: Some(log_id_to_wire(LogId::default())),
+        authority: String::new(),
+        configuration: None,
     })
 }
 
@@ -64,8 +108,30 @@ async fn authority(
     let leader = answers.into_iter().max_by_key(term);
     match leader {
         Some(leader) => judge(node, status, leader),
+        None if is_left_alone(shared, group, status).await => Ok(Authority {
+            name: String::new(),
+            configuration: Some(configuration_to_wire(&status.core.configuration)),
+        }),
         None => own_judgement(status),
     }
+}
+
+/// Whether the replica holds nothing, and every other member answers that it has nothing of this
+/// group: its creation was left half-way by a version that could do so.
+async fn is_left_alone(shared: &Shared, group: &GroupHandle, own: &GroupStatus) -> bool {
+    if own.core.last.index.0 != 0 {
+        return false;
+    }
+    let members = own.core.configuration.members().into_iter();
+    let others: Vec<NodeId> = members.filter(|node| *node != own.core.node).collect();
+    let asked = others.iter().map(|other| async move {
+        let node = shared.context.transport.introduction(*other)?;
+        let held = holdings::ask_of(shared, &node, group.id()).await.ok()?;
+        Some(held.stage())
+    });
+    let answers = join_all(asked).await;
+    let lacks = |stage: &Option<GroupStage>| stage.is_some_and(|it| !holdings::is_there(it));
+    !others.is_empty() && answers.iter().all(lacks)
 }
 
 fn term(description: &v1::GroupDescription) -> u64 {

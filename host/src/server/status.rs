@@ -65,6 +65,10 @@ reasons! {
     PluginNotFound       NotFound           "PLUGIN_NOT_FOUND" 0,
     NodeNotFound         NotFound           "NODE_NOT_FOUND" 0,
     GroupExists          AlreadyExists      "GROUP_EXISTS" 0,
+    GroupEnded           FailedPrecondition "GROUP_ENDED" 0,
+    CreationUndecided    FailedPrecondition "CREATION_UNDECIDED" 0,
+    GroupIncomplete      FailedPrecondition "GROUP_INCOMPLETE" 0,
+    PluginInUse          FailedPrecondition "PLUGIN_IN_USE" 0,
     PluginAmbiguous      FailedPrecondition "PLUGIN_AMBIGUOUS" 0,
     NativeNotAllowed     FailedPrecondition "NATIVE_NOT_ALLOWED" 0,
     MembershipBusy       FailedPrecondition "MEMBERSHIP_BUSY" 0,
@@ -359,7 +363,13 @@ impl From<ReplicaError> for Fault {
     fn from(error: ReplicaError) -> Self {
         let reason = match error {
             ReplicaError::Plugin(error) => return error.into(),
-            ReplicaError::NameTaken(_) | ReplicaError::InUse(_) => Reason::GroupExists,
+            ReplicaError::NameTaken { .. } | ReplicaError::Exists(_) | ReplicaError::InUse(_) => {
+                Reason::GroupExists
+            }
+            ReplicaError::Undecided(_) => Reason::CreationUndecided,
+            ReplicaError::Ended { .. } => Reason::GroupEnded,
+            ReplicaError::Machine(_) => Reason::PluginFault,
+            ReplicaError::Loading => Reason::GroupLoading,
             ReplicaError::Members(_) => Reason::InvalidArgument,
             ReplicaError::Storage(_) | ReplicaError::Record(_) => Reason::StorageFailed,
             ReplicaError::Thread(_) | ReplicaError::Task(_) => Reason::Internal,

@@ -118,6 +118,27 @@ impl Peer for Stalled {
         Err(Status::unimplemented("no test asks for it"))
     }
 
+    async fn decide_creation(
+        &self,
+        _: Request<v1::DecideCreationRequest>,
+    ) -> Result<Response<v1::DecideCreationReply>, Status> {
+        Err(Status::unimplemented("no test asks for it"))
+    }
+
+    async fn look_up_groups(
+        &self,
+        _: Request<v1::LookUpGroupsRequest>,
+    ) -> Result<Response<v1::LookUpGroupsReply>, Status> {
+        Err(Status::unimplemented("no test asks for it"))
+    }
+
+    async fn settle(
+        &self,
+        _: Request<v1::SettleRequest>,
+    ) -> Result<Response<v1::SettleReply>, Status> {
+        Err(Status::unimplemented("no test asks for it"))
+    }
+
     async fn remove_replica(
         &self,
         _: Request<v1::RemoveReplicaRequest>,

@@ -132,9 +132,6 @@ impl Worker {
         let fault = answers.as_ref().err().map(|fault| &fault.fault);
         self.metrics.applied(start.elapsed(), result_of(fault));
         self.measure_fuel();
-        if answers.is_ok() {
-            self.view.calls.fetch_add(1, Ordering::Relaxed);
-        }
         answers
     }
 

@@ -18,7 +18,7 @@ use bytes::Bytes;
 use kontiki_raft::{ApplyBatch, GroupId, LogIndex};
 use kontiki_storage::Storage;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, mpsc};
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread::JoinHandle;
 pub(crate) use view::ApplyStatus;
 use view::ApplyView;
@@ -56,6 +56,8 @@ struct PendingQuery {
 pub(crate) struct Applier {
     jobs: mpsc::Sender<Job>,
     view: Arc<ApplyView>,
+    /// Closed when the thread has made its machine, or failed to.
+    made: Arc<Mutex<mpsc::Receiver<()>>>,
 }
 
 /// What a machine's thread is started with.
@@ -74,12 +76,22 @@ impl Applier {
     pub(crate) fn start(config: ApplierConfig) -> std::io::Result<(Self, JoinHandle<()>)> {
         let view = Arc::new(ApplyView::default());
         let (jobs, queue) = mpsc::channel();
+        let (making, made) = mpsc::channel();
         let worker = Worker::new(config, Arc::clone(&view));
         let thread = std::thread::Builder::new()
             .name(format!("apply-{}", worker.group.0 & 0xffff))
             .stack_size(kontiki_plugin::THREAD_STACK_SIZE_BYTES_MIN.max(2 << 20))
-            .spawn(move || worker.run(&queue))?;
-        Ok((Self { jobs, view }, thread))
+            .spawn(move || worker.run(&queue, making))?;
+        let made = Arc::new(Mutex::new(made));
+        Ok((Self { jobs, view, made }, thread))
+    }
+
+    /// Waits until the machine is made; says why it is not if it could not be. Blocks.
+    pub(crate) fn wait_until_made(&self) -> Result<(), String> {
+        let made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        // Nothing is ever sent: it ends when the other side is dropped.
+        let _ = made.recv();
+        self.view.fault().map_or(Ok(()), Err)
     }
 
     pub(crate) fn view(&self) -> &ApplyView {

@@ -65,8 +65,6 @@ pub(crate) struct ApplyView {
     pub(super) memory_size_bytes: AtomicU64,
     /// Entries handed over and not applied yet.
     pub(super) queued: AtomicU64,
-    /// Calls of `apply`.
-    pub(super) calls: AtomicU64,
     /// Queries whose index is not applied yet.
     pub(super) waiting: AtomicU64,
     fault: Mutex<Option<String>>,
@@ -80,7 +78,6 @@ pub(crate) struct ApplyStatus {
     pub(crate) outcome_hash: u64,
     pub(crate) memory_size_bytes: u64,
     pub(crate) queued: u64,
-    pub(crate) calls: u64,
 }
 
 impl ApplyView {
@@ -95,7 +92,6 @@ impl ApplyView {
             outcome_hash: get(&self.outcome_hash),
             memory_size_bytes: get(&self.memory_size_bytes),
             queued: get(&self.queued),
-            calls: get(&self.calls),
         }
     }
 

@@ -67,13 +67,15 @@ impl Worker {
         }
     }
 
-    pub(super) fn run(mut self, queue: &mpsc::Receiver<Job>) {
+    /// Works until told to stop. `making` is dropped once the machine is made, or cannot be.
+    pub(super) fn run(mut self, queue: &mpsc::Receiver<Job>, making: mpsc::Sender<()>) {
         self.guarded(|worker| {
             if let Err(stopped) = worker.make_machine() {
                 worker.stop(stopped);
             }
         });
         self.rest();
+        drop(making);
         while let Ok(job) = queue.recv() {
             match job {
                 Job::Apply(batch, replies) => self.guarded(|worker| worker.apply(batch, replies)),

@@ -339,8 +339,8 @@ impl Group {
     fn retire(&mut self, condition: Retirement) -> Option<HardState> {
         let core = &self.core;
         let allowed = match condition {
-            Retirement::Uncreated => self.applier.view().status().calls == 0,
-            Retirement::NotJoined(term) => !core.is_in_configuration() && core.term() <= term,
+            Retirement::Deleted => true,
+            Retirement::NotJoined(term) => core.term() <= term && self.is_surely_no_member(),
             Retirement::NoMember => !matches!(core.role(), Role::Leader | Role::Transferring),
         };
         if allowed {
@@ -348,6 +348,17 @@ impl Group {
             self.state.stopping = true;
         }
         allowed.then(|| self.core.hard_state())
+    }
+
+    /// Whether the log alone shows that nobody counts on this replica: it holds nothing, or the
+    /// membership in force, known to be committed, is without it. What is only logged may be undone.
+    fn is_surely_no_member(&self) -> bool {
+        if self.core.is_in_configuration() {
+            return false;
+        }
+        let status = self.core.status(self.clock.now());
+        let is_empty = status.last.index.0 == 0 && status.snapshot.is_none();
+        is_empty || status.configuration_index <= status.commit_index
     }
 
     /// Tells the core what carrying out its effects has shown: the effects of one input must be

@@ -305,6 +305,13 @@ impl Admin for Service {
         Err(Status::unimplemented("not in this fake"))
     }
 
+    async fn delete_group(
+        &self,
+        _: Request<proto::DeleteGroupRequest>,
+    ) -> Result<Response<proto::DeleteGroupReply>, Status> {
+        Err(Status::unimplemented("not in this fake"))
+    }
+
     async fn list_groups(
         &self,
         _: Request<proto::ListGroupsRequest>,
