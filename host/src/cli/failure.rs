@@ -177,6 +177,12 @@ fn hint(error: &Error) -> Option<String> {
         "MEMBERSHIP_INVALID" | "MEMBERSHIP_UNEXPECTED" => {
             format!("kontiki member list --group {group}")
         }
+        "CREATION_UNDECIDED" => {
+            "see that that node runs and create the group again, or `kontiki group delete` it"
+                .into()
+        }
+        "GROUP_INCOMPLETE" => "create it again: that completes it, or says what is missing".into(),
+        "PLUGIN_IN_USE" => "kontiki group list".into(),
         "PLUGIN_NOT_FOUND" | "PLUGIN_AMBIGUOUS" => "kontiki plugin list".into(),
         "NODE_NOT_FOUND" | "PEER_UNREACHABLE" => "kontiki node list".into(),
         "READ_ONLY" => format!("kontiki group read-only {group} off"),

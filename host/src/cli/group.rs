@@ -2,6 +2,7 @@
 
 use super::cluster::{self, SeenGroup, Survey};
 use super::context::{Global, find_member};
+use super::delete_group::{self, DeleteArgs};
 use super::describe::Described;
 use super::election::{self, CampaignArgs};
 use super::failure::{Failure, Result};
@@ -18,6 +19,9 @@ use serde_json::{Value, json};
 pub(crate) enum GroupCommand {
     /// Creates a group on its members
     Create(CreateArgs),
+    /// Deletes a group and its data on every node, in whatever state it is
+    #[command(visible_alias = "rm")]
+    Delete(DeleteArgs),
     /// Lists the groups of the cluster
     #[command(visible_alias = "ls")]
     List,
@@ -105,6 +109,7 @@ pub(crate) struct LogArgs {
 pub(crate) async fn run(global: &Global, command: &GroupCommand) -> Result<()> {
     match command {
         GroupCommand::Create(args) => create(global, args).await,
+        GroupCommand::Delete(args) => delete_group::run(global, args).await,
         GroupCommand::List => list(global).await,
         GroupCommand::Describe(args) => describe(global, args).await,
         GroupCommand::Transfer(args) => transfer(global, args).await,

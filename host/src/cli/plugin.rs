@@ -5,6 +5,7 @@ use super::exit::Exit;
 use super::failure::{Failure, Result};
 use super::names::bytes_text;
 use super::output::{Document, fields, table};
+use super::remove_plugin::{self, RemoveArgs};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use kontiki_client::proto::PluginInfo;
@@ -25,6 +26,9 @@ pub(crate) enum PluginCommand {
     /// Lists the plugins of the cluster
     #[command(visible_alias = "ls")]
     List,
+    /// Removes a plugin from every node
+    #[command(name = "rm", visible_alias = "remove")]
+    Remove(RemoveArgs),
 }
 
 #[derive(Debug, Args)]
@@ -69,6 +73,7 @@ pub(crate) async fn run(global: &Global, command: &PluginCommand) -> Result<()> 
         }
         PluginCommand::Inspect(args) => global.out().print(&Info(inspect(global, args).await?)),
         PluginCommand::Push(args) => push(global, args).await?,
+        PluginCommand::Remove(args) => remove_plugin::run(global, args).await?,
         PluginCommand::List => {
             let plugins = global.client().admin().plugins().await;
             global

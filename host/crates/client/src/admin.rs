@@ -125,6 +125,21 @@ impl<'a> Admin<'a> {
         Ok(reply.group.unwrap_or_default())
     }
 
+    /// Deletes a group everywhere, or says what would be deleted. Repeating it is harmless.
+    ///
+    /// # Errors
+    /// If no node that answers has it, or it is not confirmed.
+    pub async fn delete_group(
+        &self,
+        request: proto::DeleteGroupRequest,
+    ) -> Result<proto::DeleteGroupReply> {
+        let group = request.group.clone();
+        let reply = self.write(None, request, |mut s, r| {
+            async move { s.delete_group(r).await }.boxed()
+        });
+        reply.await.map_err(|error| error.of_group(Some(&group)))
+    }
+
     /// Changes the membership; progress follows until the change is in force.
     ///
     /// # Errors

@@ -55,6 +55,28 @@ impl Admin<'_> {
             .plugins)
     }
 
+    /// Removes a plugin from every node that can be reached; with `dry_run` only checks.
+    ///
+    /// # Errors
+    /// `PLUGIN_IN_USE` while a group needs it, `PLUGIN_NOT_FOUND`; or if no node answers.
+    pub async fn remove_plugin(
+        &self,
+        plugin: &str,
+        dry_run: bool,
+    ) -> Result<proto::RemovePluginReply> {
+        let request = proto::RemovePluginRequest {
+            plugin: plugin.to_owned(),
+            dry_run,
+            local_only: false,
+        };
+        let sender = move |to: Sending| -> Answer<proto::RemovePluginReply> {
+            let request = to.request(request.clone());
+            async move { plugins_service(to.channel).remove(request).await }.boxed()
+        };
+        let call = self.client.call(Safety::Write, None);
+        Ok(call.run(sender).await?.message)
+    }
+
     /// One plugin, by digest or by a name of which one version is stored.
     ///
     /// # Errors
