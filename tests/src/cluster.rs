@@ -196,6 +196,14 @@ impl Cluster {
     /// # Errors
     /// If it ends or stays silent for 30 s; the message ends with what it printed.
     pub fn start_node(&mut self, index: usize) -> Result<()> {
+        self.start_node_with(index, &[])
+    }
+
+    /// Starts node `index` with something added to its environment.
+    ///
+    /// # Errors
+    /// As [`start_node`](Self::start_node).
+    pub fn start_node_with(&mut self, index: usize, environment: &[(&str, &str)]) -> Result<()> {
         let binary = binary()?;
         let args = self.serve_args(index);
         let node = &mut self.nodes[index];
@@ -212,6 +220,7 @@ impl Cluster {
             .args(&words[1..])
             .arg("serve")
             .args(args)
+            .envs(environment.iter().copied())
             .stdin(Stdio::null());
         command.stdout(log.try_clone()?).stderr(log);
         let child = command
