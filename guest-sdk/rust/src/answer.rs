@@ -153,10 +153,41 @@ macro_rules! answer {
     }};
 }
 
+/// The longest reason of a [`Reject`] in bytes.
+pub const REASON_LEN_MAX: usize = 1024;
+
+/// How much of somebody's words [`shown`] repeats, in bytes.
+const SHOWN_LEN_MAX: usize = 64;
+
+/// Somebody's words as a reason may repeat them: quoted, escaped, and no more than the first 64 bytes.
+/// A command has up to some megabytes, and escaped up to six times as many.
+///
+/// ```
+/// use kontiki_guest::shown;
+///
+/// assert_eq!(shown("sub 1"), "\"sub 1\"");
+/// assert_eq!(shown(&"x".repeat(1_000_000)).len(), 64 + 5);
+/// ```
+pub fn shown(text: &str) -> String {
+    match cut(text, SHOWN_LEN_MAX) {
+        whole if whole.len() == text.len() => format!("{whole:?}"),
+        start => format!("{start:?}…"),
+    }
+}
+
+/// The beginning of a text, at most `len` bytes and whole characters.
+fn cut(text: &str, len: usize) -> &str {
+    let mut end = text.len().min(len);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    &text[..end]
+}
+
 /// A machine's own "no" to a command or query, with one line that tells the sender what was wrong.
 ///
 /// A rejected command is an entry of the log like any other, and every replica rejects it alike: its
-/// reason may depend on the command and the state only.
+/// reason may depend on the command and the state only. Repeat what was sent by [`shown`].
 ///
 /// ```
 /// use kontiki_guest::Reject;
@@ -169,9 +200,14 @@ pub struct Reject {
 }
 
 impl Reject {
-    /// A reject with this reason; control characters become spaces, so that it is one line.
+    /// A reject with this reason; control characters become spaces, so that it is one line, and
+    /// what is beyond [`REASON_LEN_MAX`] is cut off.
     pub fn new(reason: impl Into<String>) -> Self {
         let mut reason = reason.into();
+        if reason.len() > REASON_LEN_MAX {
+            reason.truncate(cut(&reason, REASON_LEN_MAX - "…".len()).len());
+            reason.push('…');
+        }
         if reason.contains(char::is_control) {
             reason = reason.replace(char::is_control, " ");
         }
@@ -230,6 +266,17 @@ mod tests {
         let long = "long".repeat(20);
         assert_eq!(Answer::from(long.as_str()), Answer::from(long.clone()));
         assert_eq!(answer!("{long}"), Answer::from(long));
+    }
+
+    #[test]
+    fn a_reason_and_what_it_repeats_are_cut_at_a_character() {
+        let reason = Reject::new("ä".repeat(REASON_LEN_MAX));
+        assert!(reason.reason().len() <= REASON_LEN_MAX && reason.reason().ends_with("ä…"));
+        let whole = "x".repeat(REASON_LEN_MAX);
+        assert_eq!(Reject::new(whole.clone()).reason(), whole);
+        assert_eq!(shown("a\n"), "\"a\\n\"");
+        let long = format!("x{}", "ä".repeat(100));
+        assert_eq!(shown(&long), format!("\"x{}\"…", "ä".repeat(31)));
     }
 
     #[test]

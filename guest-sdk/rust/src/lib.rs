@@ -1,7 +1,9 @@
 //! Write a Kontiki plugin in Rust: implement [`Machine`], name it in [`export!`], build it.
 //!
 //! ```
-//! use kontiki_guest::{Answer, Entry, Error, Machine, Reject, SnapshotReader, SnapshotWriter, answer};
+//! use kontiki_guest::{
+//!     Answer, Entry, Error, Machine, Reject, SnapshotReader, SnapshotWriter, answer, shown,
+//! };
 //! use std::io::{Read, Write};
 //!
 //! /// Counts the commands it was sent.
@@ -16,7 +18,10 @@
 //!     fn apply(&mut self, entry: Entry<'_>) -> Result<Answer, Reject> {
 //!         match entry.text()? {
 //!             "hit" => self.0 += 1,
-//!             other => return Err(Reject::new(format!("unknown command {other:?}; say hit"))),
+//!             other => {
+//!                 let other = shown(other); // quoted, and not all of what may be megabytes
+//!                 return Err(Reject::new(format!("unknown command {other}; say hit")));
+//!             }
 //!         }
 //!         Ok(answer!("{}", self.0))
 //!     }
@@ -62,6 +67,8 @@
 //! - **No `HashMap` or `HashSet` whose order can be seen.** Their seeds differ between replicas; use
 //!   `BTreeMap` and `BTreeSet`, or sort before answering and saving.
 //! - Nothing may depend on addresses, on capacities, or on how commands were cut into batches.
+//! - An answer has at most 1 MiB; the sender of a command gets a reject in place of a longer one. A
+//!   reason repeats what was sent by [`shown`] only.
 //! - A business "no" is a [`Reject`]; a panic is a bug and stops the group at that entry.
 //! - [`Machine::query`] changes nothing.
 
@@ -80,7 +87,7 @@ pub mod testing;
 #[doc(hidden)]
 pub mod wit;
 
-pub use answer::{Answer, Reject};
+pub use answer::{Answer, REASON_LEN_MAX, Reject, shown};
 pub use checked::{CheckedReader, CheckedWriter};
 pub use machine::{Entry, Error, Machine, text};
 pub use snapshot::{

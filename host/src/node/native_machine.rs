@@ -4,8 +4,11 @@
 use cap_std::fs::Dir;
 use kontiki_plugin::{
     Answer, Answers, ApplyFault, Batch, Description, EnvironmentCause, Fault, Machine,
-    SnapshotFile, SnapshotInfo,
+    SnapshotFile, SnapshotInfo, clean,
 };
+
+/// How much of a command a reject repeats.
+const SHOWN_SIZE_BYTES_MAX: usize = 64;
 
 /// Name under which the counter is offered.
 pub(crate) const COUNTER: &str = "native:counter";
@@ -50,12 +53,13 @@ pub(crate) fn description() -> Description {
 fn parse_add(command: &[u8]) -> Result<i64, String> {
     let text = std::str::from_utf8(command).map_err(|_| "the command is not UTF-8".to_owned())?;
     let Some(amount) = text.strip_prefix("add ") else {
-        return Err(format!("unknown command {text:?}; write: add N"));
+        let shown = clean(text, SHOWN_SIZE_BYTES_MAX);
+        return Err(format!("unknown command \"{shown}\"; write: add N"));
     };
-    amount
-        .trim()
-        .parse()
-        .map_err(|_| format!("{amount:?} is no whole number"))
+    amount.trim().parse().map_err(|_| {
+        let shown = clean(amount, SHOWN_SIZE_BYTES_MAX);
+        format!("\"{shown}\" is no whole number")
+    })
 }
 
 impl Machine for NativeCounter {

@@ -1,6 +1,6 @@
 //! The lines that clients send.
 
-use kontiki_guest::Reject;
+use kontiki_guest::{Reject, shown};
 
 /// The longest name of a register in bytes.
 pub(crate) const ID_LEN_MAX: usize = 64;
@@ -46,7 +46,10 @@ impl<'a> Command<'a> {
             Some("get") => Err(Reject::new(
                 "get is a query, not a command: send it as a query",
             )),
-            Some(word) => Err(Reject::new(format!("unknown command {word:?}; {COMMANDS}"))),
+            Some(word) => {
+                let word = shown(word);
+                Err(Reject::new(format!("unknown command {word}; {COMMANDS}")))
+            }
             None => Err(Reject::new(format!("empty command; {COMMANDS}"))),
         }
     }
@@ -70,7 +73,8 @@ impl<'a> Query<'a> {
                 "{word} is a command, not a query: send it as a command"
             ))),
             Some(word) => Err(Reject::new(format!(
-                "unknown query {word:?}; there is: get ID"
+                "unknown query {}; there is: get ID",
+                shown(word)
             ))),
             None => Err(Reject::new("empty query; there is: get ID")),
         }
@@ -110,7 +114,8 @@ fn parse_id(id: &str) -> Result<&str, Reject> {
 fn parse_value(value: &str) -> Result<i64, Reject> {
     value.parse().map_err(|_| {
         Reject::new(format!(
-            "{value:?} is no whole number from {} to {}",
+            "{} is no whole number from {} to {}",
+            shown(value),
             i64::MIN,
             i64::MAX
         ))

@@ -9,7 +9,7 @@
 //! counts must not see the count jump from one end to the other.
 
 use kontiki_guest::{
-    Answer, Entry, Error, Machine, Reject, SnapshotReader, SnapshotWriter, answer, text,
+    Answer, Entry, Error, Machine, Reject, SnapshotReader, SnapshotWriter, answer, shown, text,
 };
 use std::io::{Read, Write};
 
@@ -46,7 +46,8 @@ impl Machine for Counter {
                 "add is a command, not a query: send it as a command",
             )),
             _ => Err(Reject::new(format!(
-                "unknown query {word:?}; there is: get"
+                "unknown query {}; there is: get",
+                shown(word)
             ))),
         }
     }
@@ -86,7 +87,8 @@ fn parse_add(line: &str) -> Result<i64, Reject> {
         }
         Some(word) => {
             return Err(Reject::new(format!(
-                "unknown command {word:?}; there is: add N"
+                "unknown command {}; there is: add N",
+                shown(word)
             )));
         }
         None => return Err(Reject::new("empty command; there is: add N")),
@@ -96,7 +98,8 @@ fn parse_add(line: &str) -> Result<i64, Reject> {
     };
     number.parse().map_err(|_| {
         Reject::new(format!(
-            "{number:?} is no whole number from {} to {}",
+            "{} is no whole number from {} to {}",
+            shown(number),
             i64::MIN,
             i64::MAX
         ))
@@ -157,6 +160,17 @@ mod tests {
             );
         }
         assert_eq!(counter.query("get").unwrap(), "1");
+    }
+
+    #[test]
+    fn a_long_command_is_not_repeated() {
+        let mut counter = counter_at(1);
+        for command in ["\u{1}".repeat(220_000), format!("add {}", "9".repeat(220_000))] {
+            let reject = counter.apply(&command).unwrap_err();
+            assert!(reject.reason().len() < 500, "{reject}");
+            let reject = counter.query(&command).unwrap_err();
+            assert!(reject.reason().len() < 500, "{reject}");
+        }
     }
 
     #[test]

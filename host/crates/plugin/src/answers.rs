@@ -1,4 +1,7 @@
-use std::borrow::Cow;
+use crate::text::{REASON_SIZE_BYTES_MAX, clean_bytes};
+
+/// First word of the reason of a reject that the host makes of an answer over the limit.
+pub const ANSWER_TOO_LARGE: &str = "ANSWER_TOO_LARGE";
 
 /// A plugin's answer to one entry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,11 +25,12 @@ impl<'a> Answer<'a> {
         matches!(self, Self::Reject(_))
     }
 
-    /// The reason as text, if it is a reject; bytes that are no UTF-8 are replaced.
-    pub fn reject_reason(self) -> Option<Cow<'a, str>> {
+    /// The reason as clients see it, if it is a reject: [cleaned](crate::clean_bytes), and at most
+    /// [`REASON_SIZE_BYTES_MAX`] of it.
+    pub fn reject_reason(self) -> Option<String> {
         match self {
             Self::Ok(_) => None,
-            Self::Reject(bytes) => Some(String::from_utf8_lossy(bytes)),
+            Self::Reject(bytes) => Some(clean_bytes(bytes, REASON_SIZE_BYTES_MAX)),
         }
     }
 }
@@ -50,12 +54,13 @@ pub struct Answers {
 }
 
 impl Answers {
-    /// Takes over what a plugin returned for `count` entries.
+    /// Takes over what a plugin returned for `count` entries. An answer that is longer than
+    /// `size_bytes_max` becomes [a reject](Self::push_within) of its own entry.
     ///
     /// # Errors
     ///
     /// [`MalformedAnswers`], naming the entry, if the lists do not agree with each other or with
-    /// the number of entries, or an answer is longer than `size_bytes_max`.
+    /// the number of entries.
     pub fn from_parts(
         data: Vec<u8>,
         ends: Vec<u32>,
@@ -71,8 +76,35 @@ impl Answers {
                 entries: count,
             });
         }
-        check_ends(&data, &ends, size_bytes_max)?;
-        Ok(Self { data, ends, codes })
+        check_ends(&data, &ends)?;
+        let answers = Self { data, ends, codes };
+        let fits = |answer: Answer<'_>| answer.bytes().len() as u64 <= size_bytes_max;
+        if answers.iter().all(fits) {
+            return Ok(answers);
+        }
+        let mut within = Self::default();
+        for answer in answers.iter() {
+            within.push_within(answer, size_bytes_max);
+        }
+        Ok(within)
+    }
+
+    /// Appends an answer, or, if it is longer than `size_bytes_max`, a reject that says so in its
+    /// place: `ANSWER_TOO_LARGE: …`, with size and limit. Such an answer concerns its own entry
+    /// only, whose changes of the state stand. Every replica makes the same of it, since its length
+    /// depends on the entry and the state alone.
+    ///
+    /// # Panics
+    ///
+    /// As [`push`](Self::push).
+    pub fn push_within(&mut self, answer: Answer<'_>, size_bytes_max: u64) {
+        let size_bytes = answer.bytes().len() as u64;
+        if size_bytes <= size_bytes_max {
+            return self.push(answer);
+        }
+        let mut reason = too_large(size_bytes, size_bytes_max);
+        reason.push_str("; what the command changed stands");
+        self.push(Answer::Reject(reason.as_bytes()));
     }
 
     /// Appends an answer, for machines that are not Wasm.
@@ -115,22 +147,19 @@ impl Answers {
     }
 }
 
-fn check_ends(data: &[u8], ends: &[u32], size_bytes_max: u64) -> Result<(), MalformedAnswers> {
+/// Why an answer over the limit is a reject. In `apply` it is part of the outcome hash.
+pub(crate) fn too_large(size_bytes: u64, size_bytes_max: u64) -> String {
+    format!(
+        "{ANSWER_TOO_LARGE}: the plugin's answer has {size_bytes} bytes, the limit is \
+         {size_bytes_max}"
+    )
+}
+
+fn check_ends(data: &[u8], ends: &[u32]) -> Result<(), MalformedAnswers> {
     let mut start = 0;
     for (entry, &end) in ends.iter().enumerate() {
-        let Some(size_bytes) = end
-            .checked_sub(start)
-            .filter(|_| end as usize <= data.len())
-        else {
+        if end < start || end as usize > data.len() {
             return Err(MalformedAnswers::Ends { entry });
-        };
-        if u64::from(size_bytes) > size_bytes_max {
-            let size_bytes = u64::from(size_bytes);
-            return Err(MalformedAnswers::TooLong {
-                entry,
-                size_bytes,
-                size_bytes_max,
-            });
         }
         start = end;
     }
@@ -162,16 +191,6 @@ pub enum MalformedAnswers {
         /// Entry of the batch, from 0.
         entry: usize,
     },
-    /// An answer is longer than the limit.
-    #[error("answer {entry} has {size_bytes} bytes, over the limit of {size_bytes_max}")]
-    TooLong {
-        /// Entry of the batch, from 0.
-        entry: usize,
-        /// Its size.
-        size_bytes: u64,
-        /// [`Limits::answer_size_bytes_max`](crate::Limits::answer_size_bytes_max).
-        size_bytes_max: u64,
-    },
 }
 
 impl MalformedAnswers {
@@ -181,7 +200,7 @@ impl MalformedAnswers {
             Self::Count {
                 answers, entries, ..
             } => answers.min(entries.saturating_sub(1)),
-            Self::Ends { entry } | Self::TooLong { entry, .. } => entry,
+            Self::Ends { entry } => entry,
         }
     }
 }
@@ -208,6 +227,29 @@ mod tests {
     }
 
     #[test]
+    fn an_answer_over_the_limit_is_a_reject_of_its_own_entry() {
+        let answers = parts(b"aabcdefghij", &[1, 5, 6, 11], &[0, 0, 1, 1], 4).unwrap();
+        let four = "ANSWER_TOO_LARGE: the plugin's answer has 4 bytes, the limit is 3; what the \
+                    command changed stands";
+        let five = four.replace("has 4", "has 5");
+        let expected = [
+            Answer::Ok(b"a"),
+            Answer::Reject(four.as_bytes()),
+            Answer::Reject(b"e"),
+            Answer::Reject(five.as_bytes()),
+        ];
+        assert!(answers.iter().eq(expected), "{answers:?}");
+    }
+
+    #[test]
+    fn a_reason_is_cleaned_and_bounded() {
+        let reason = |bytes| Answer::Reject(bytes).reject_reason().unwrap();
+        assert_eq!(reason(b"no\x1b[2J\n\xff"), "no\\u{1b}[2J\\n\u{fffd}");
+        assert!(reason(&[1; 1 << 20]).len() < 5_000);
+        assert_eq!(Answer::Ok(b"x").reject_reason(), None);
+    }
+
+    #[test]
     fn refuses_what_does_not_agree_and_names_the_entry() {
         assert_eq!(parts(b"ab", &[1, 2], &[0, 0], 3), Err(2));
         assert_eq!(parts(b"ab", &[1, 2], &[0, 0], 1), Err(0));
@@ -215,7 +257,6 @@ mod tests {
         assert_eq!(parts(b"ab", &[2, 1], &[0, 0], 2), Err(1));
         assert_eq!(parts(b"ab", &[1, 3], &[0, 0], 2), Err(1));
         assert_eq!(parts(b"abc", &[1, 2], &[0, 0], 2), Err(1));
-        assert_eq!(parts(b"abcd", &[0, 4], &[0, 0], 2), Err(1));
         assert_eq!(parts(b"a", &[], &[], 0), Err(0));
     }
 }

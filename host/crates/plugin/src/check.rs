@@ -3,7 +3,7 @@
 use crate::description::Contract;
 use crate::engine::LoadError;
 use crate::host::HOST_FUNCTIONS;
-use crate::{Limits, profile};
+use crate::{Limits, REASON_SIZE_BYTES_MAX, clean, profile};
 use std::fmt;
 use wasmparser::{Encoding, Parser, Payload, Validator};
 use wasmtime::component::Component;
@@ -66,7 +66,9 @@ pub(crate) fn structure(bytes: &[u8], limits: &Limits) -> Result<(), LoadError> 
     if Parser::is_core_wasm(bytes) {
         return Err(LoadError::CoreModule);
     }
-    let invalid = |error: wasmparser::BinaryReaderError| LoadError::Invalid(error.to_string());
+    let invalid = |error: wasmparser::BinaryReaderError| {
+        LoadError::Invalid(clean(&error.to_string(), REASON_SIZE_BYTES_MAX))
+    };
     let mut functions = 0;
     for payload in Parser::new(0).parse_all(bytes) {
         match payload.map_err(invalid)? {

@@ -44,10 +44,10 @@ const READS_FORMATS_MAX: usize = 256;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DescriptionError {
     /// The name is not `[a-z][a-z0-9-]*` of at most 64 bytes.
-    #[error("its name {0:?} is not of the form [a-z][a-z0-9-]*, at most 64 bytes")]
+    #[error("its name \"{0}\" is not of the form [a-z][a-z0-9-]*, at most 64 bytes")]
     Name(String),
     /// The version is no semantic version of at most 64 bytes.
-    #[error("its version {0:?} is no semantic version (as 1.0.0) of at most 64 bytes")]
+    #[error("its version \"{0}\" is no semantic version (as 1.0.0) of at most 64 bytes")]
     Version(String),
     /// The plugin would not read what it writes.
     #[error("it writes state format {state_format} but reads only {reads_formats:?}")]
@@ -89,7 +89,7 @@ impl Description {
 }
 
 fn shorten(text: &str) -> String {
-    text.chars().take(NAME_SIZE_BYTES_MAX).collect()
+    crate::clean(text, NAME_SIZE_BYTES_MAX)
 }
 
 fn is_name(name: &str) -> bool {

@@ -4,8 +4,10 @@ use crate::fault::Fault;
 use crate::host::HostState;
 use crate::instance::{Exports, Instance};
 use crate::plugin::{Plugin, PluginInner};
-use crate::{Digest, Limits, Profile, profile};
+use crate::text::{Bounded, NAME_SIZE_BYTES_MAX};
+use crate::{Digest, Limits, Profile, REASON_SIZE_BYTES_MAX, clean, profile};
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use wasmtime::component::{Component, Linker};
 
@@ -106,12 +108,19 @@ pub enum LoadError {
     Description(DescriptionError),
 }
 
+/// Names that a message lists.
+const NAMES_LISTED_MAX: usize = 16;
+
 fn list(names: &[String]) -> String {
     if names.is_empty() {
-        "nothing".to_owned()
-    } else {
-        names.join(", ")
+        return "nothing".to_owned();
     }
+    let shown = names.iter().take(NAMES_LISTED_MAX);
+    let mut shown: Vec<_> = shown.map(|name| clean(name, NAME_SIZE_BYTES_MAX)).collect();
+    if let Some(more) = names.len().checked_sub(NAMES_LISTED_MAX + 1) {
+        shown.push(format!("and {} more", more + 1));
+    }
+    shown.join(", ")
 }
 
 impl Engine {
@@ -215,9 +224,13 @@ fn describe(plugin: &PluginInner) -> Result<Description, LoadError> {
     description.check().map_err(LoadError::Description)
 }
 
-/// An error and its causes on one line.
+/// An error and its causes on one line, cleaned. Not for errors with a backtrace of the guest's,
+/// which would write out all names.
 pub(crate) fn chain(error: &wasmtime::Error) -> String {
-    format!("{error:#}").replace('\n', " ")
+    let mut text = Bounded::new(REASON_SIZE_BYTES_MAX);
+    // Once it is full, the rest is not wanted.
+    let _ = write!(text, "{error:#}");
+    clean(&text.into_text().replace('\n', " "), REASON_SIZE_BYTES_MAX)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

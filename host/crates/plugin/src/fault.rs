@@ -16,6 +16,35 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Whether the guest reached a limit of what it may use, which depends on what its instance has
+    /// used up before: a fresh instance may well carry out the same.
+    pub fn is_limit(&self) -> bool {
+        let Self::Guest(fault) = self else {
+            return matches!(self, Self::Environment(_));
+        };
+        matches!(
+            fault.cause,
+            GuestCause::OutOfFuel { .. }
+                | GuestCause::Memory { .. }
+                | GuestCause::Table { .. }
+                | GuestCause::HostCalls { .. }
+                | GuestCause::Handles { .. }
+                | GuestCause::DataTooLong { .. }
+        )
+    }
+
+    /// What happened and where, in one line; [`Display`](fmt::Display) adds what the guest wrote and
+    /// its stack.
+    pub fn headline(&self) -> String {
+        match self {
+            Self::Guest(fault) => format!("{}: {}", fault.site, fault.cause),
+            Self::Environment(fault) => {
+                let EnvironmentFault { cause, site } = fault;
+                format!("{site}: this node failed, not the plugin: {cause}")
+            }
+        }
+    }
+
     /// Where it happened.
     pub fn site(&self) -> &FaultSite {
         match self {
@@ -108,9 +137,10 @@ pub struct FaultSite {
     pub export: Export,
     /// Log index of the entry that was running, in `apply`.
     pub index: Option<u64>,
-    /// The guest's stack, innermost first, with demangled names.
+    /// The guest's stack, innermost first. Names are demangled as far as they stay short, and
+    /// [cleaned](crate::clean).
     pub frames: Vec<String>,
-    /// What the guest last wrote to its standard error, as a panic message. At most 1 KiB.
+    /// What the guest last wrote to its standard error, as a panic message: the end of it, cleaned.
     pub stderr: String,
 }
 
@@ -177,12 +207,10 @@ pub enum GuestCause {
         /// The limit that applied.
         limit: u64,
     },
-    /// An answer is too long.
-    #[error("its answer has {size_bytes} bytes; the limit is {limit}")]
-    AnswerTooLong {
-        /// The size, if it is known.
-        size_bytes: u64,
-        /// [`Limits::answer_size_bytes_max`](crate::Limits::answer_size_bytes_max).
+    /// It made handles (files, streams, things to wait for) without end.
+    #[error("it made more handles than the {limit} it may have at a time")]
+    Handles {
+        /// [`Limits::handles_max`](crate::Limits::handles_max).
         limit: u64,
     },
     /// It passed more data to the host in one call than any call may need.

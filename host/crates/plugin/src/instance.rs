@@ -1,4 +1,4 @@
-use crate::answers::MalformedAnswers;
+use crate::answers::{self, MalformedAnswers};
 use crate::bindings::machine::kontiki::plugin::types as wit;
 use crate::bindings::{machine, simple_machine};
 use crate::description::{Contract, Description};
@@ -9,8 +9,8 @@ use crate::fault::{
 use crate::host::{self, Access, HostState, start_entry};
 use crate::plugin::{InstanceOptions, Plugin, PluginInner};
 use crate::{
-    Answer, Answers, ApplyFault, BATCH_ENTRIES_MAX, Batch, Machine, SnapshotFile, SnapshotInfo,
-    trap,
+    Answer, Answers, ApplyFault, BATCH_ENTRIES_MAX, Batch, Machine, REASON_SIZE_BYTES_MAX,
+    SnapshotFile, SnapshotInfo, clean, trap,
 };
 use cap_std::fs::Dir;
 use wasmtime::component::InstancePre;
@@ -97,8 +97,26 @@ impl Instance {
     }
 }
 
+/// The limits of a call that was given this much fuel.
+fn applied_limits(plugin: &PluginInner, fuel: u64) -> trap::Applied {
+    trap::Applied {
+        fuel,
+        data: data_size_bytes_max(plugin),
+        handles: plugin.limits.handles_max as u64,
+    }
+}
+
+/// Length of an answer of either kind.
+fn size_of(answer: &Result<Vec<u8>, wit::Reject>) -> u64 {
+    match answer {
+        Ok(bytes) => bytes.len() as u64,
+        Err(reject) => reject.reason.len() as u64,
+    }
+}
+
 /// Most bytes that a guest passes to the host in one call: a whole batch of the longest answers
-/// (so that only an answer that is too long by itself can exceed it), and some room.
+/// and some room. Whoever applies a batch whose answers exceed it together applies its entries one
+/// by one, so that it does not matter how the batch was cut.
 fn data_size_bytes_max(plugin: &PluginInner) -> u64 {
     BATCH_ENTRIES_MAX as u64 * (plugin.limits.answer_size_bytes_max + 8) + (16 << 20)
 }
@@ -141,7 +159,7 @@ impl Core {
         let _ = host::settle(&mut self.store);
         result.map_err(|error| {
             let frames = trap::frames(&error);
-            let stop = trap::classify(error, limit, data_size_bytes_max(plugin));
+            let stop = trap::classify(error, applied_limits(plugin, limit));
             self.poison(plugin, stop, frames)
         })
     }
@@ -207,13 +225,18 @@ impl Core {
         }
         let result = result?;
         let checked = session.check_limits();
-        let refused = |reason| Stop::from(GuestCause::Refused(reason));
+        let refused =
+            |reason: String| Stop::from(GuestCause::Refused(clean(&reason, REASON_SIZE_BYTES_MAX)));
         match checked.and_then(|()| result.map_err(refused)) {
             Ok(value) => Ok((value, session)),
             Err(stop) => Err(self.fault(plugin, stop, Vec::new())),
         }
     }
 }
+
+/// Handles that a guest may forget to drop in its whole life. What they stood for is gone with the
+/// call that made them; the guest's own table, which keeps some 24 bytes of each, is out of reach.
+const HANDLES_KEPT_MAX: usize = 4 << 20;
 
 fn new_store(plugin: &PluginInner, options: InstanceOptions) -> wasmtime::Result<Store<HostState>> {
     let name = match &plugin.description {
@@ -224,7 +247,7 @@ fn new_store(plugin: &PluginInner, options: InstanceOptions) -> wasmtime::Result
     let mut store = Store::try_new(&plugin.engine, state)?;
     store.limiter(|state| &mut state.memory);
     store.set_hostcall_fuel(usize::try_from(data_size_bytes_max(plugin)).unwrap_or(usize::MAX));
-    store.set_max_component_handles(plugin.limits.handles_max);
+    store.set_max_component_handles(HANDLES_KEPT_MAX);
     Ok(store)
 }
 
@@ -252,9 +275,13 @@ fn with_site(stop: Stop, site: Box<FaultSite>) -> Fault {
 /// Sorts a failure to instantiate: what wasmtime says in words only is here the node's.
 fn start_fault(plugin: &PluginInner, store: &Store<HostState>, error: wasmtime::Error) -> Fault {
     let frames = trap::frames(&error);
-    let text = chain(&error);
+    // With a backtrace the error writes all names out, demangled without limit.
+    let text = match frames.is_empty() {
+        true => chain(&error),
+        false => clean(&error.root_cause().to_string(), REASON_SIZE_BYTES_MAX),
+    };
     let limit = plugin.limits.fuel_per_start;
-    let stop = match trap::classify(error, limit, data_size_bytes_max(plugin)) {
+    let stop = match trap::classify(error, applied_limits(plugin, limit)) {
         Stop::Guest(GuestCause::Abi(_)) => Stop::Environment(EnvironmentCause::Instantiate(text)),
         stop => stop,
     };
@@ -300,18 +327,11 @@ impl Machine for Instance {
                 }
             },
         )?;
-        let (size_bytes, limit) = match &answer {
-            Ok(bytes) => (bytes.len() as u64, plugin.limits.answer_size_bytes_max),
-            Err(reject) => (
-                reject.reason.len() as u64,
-                plugin.limits.answer_size_bytes_max,
-            ),
-        };
+        let (size_bytes, limit) = (size_of(&answer), plugin.limits.answer_size_bytes_max);
         if size_bytes > limit {
-            let stop = Stop::from(GuestCause::AnswerTooLong { size_bytes, limit });
-            return Err(self.core.fault(plugin, stop, Vec::new()));
+            return Ok(Err(answers::too_large(size_bytes, limit)));
         }
-        Ok(answer.map_err(|reject| reject.reason))
+        Ok(answer.map_err(|reject| clean(&reject.reason, REASON_SIZE_BYTES_MAX)))
     }
 
     fn save(&mut self, directory: Dir, info: &SnapshotInfo) -> Result<Vec<SnapshotFile>, Fault> {
@@ -444,10 +464,11 @@ impl Core {
             let answer = self
                 .apply_one(plugin, n as u32, payload, index, time_ns)
                 .map_err(|fault| ApplyFault { entry: n, fault })?;
-            answers.push(match &answer {
+            let answer = match &answer {
                 Ok(bytes) => Answer::Ok(bytes),
                 Err(reject) => Answer::Reject(reject.reason.as_bytes()),
-            });
+            };
+            answers.push_within(answer, plugin.limits.answer_size_bytes_max);
         }
         Ok(answers)
     }
@@ -461,7 +482,7 @@ impl Core {
         time_ns: u64,
     ) -> Result<Result<Vec<u8>, wit::Reject>, Fault> {
         let fuel = plugin.limits.fuel_per_entry;
-        let answer = self.call(
+        self.call(
             plugin,
             Export::Apply,
             fuel,
@@ -473,17 +494,7 @@ impl Core {
                 }
                 Exports::Machine(_) => unreachable!("the contract is chosen by the exports"),
             },
-        )?;
-        let size_bytes = match &answer {
-            Ok(bytes) => bytes.len() as u64,
-            Err(reject) => reject.reason.len() as u64,
-        };
-        let limit = plugin.limits.answer_size_bytes_max;
-        if size_bytes > limit {
-            let stop = GuestCause::AnswerTooLong { size_bytes, limit }.into();
-            return Err(self.poison(plugin, stop, Vec::new()));
-        }
-        Ok(answer)
+        )
     }
 
     /// Blames the entry that was running.
@@ -497,17 +508,7 @@ impl Core {
     /// Blames the entry whose answer is wrong.
     fn malformed(&mut self, plugin: &PluginInner, malformed: MalformedAnswers) -> ApplyFault {
         let entry = malformed.entry();
-        let cause = match malformed {
-            MalformedAnswers::TooLong {
-                size_bytes,
-                size_bytes_max,
-                ..
-            } => GuestCause::AnswerTooLong {
-                size_bytes,
-                limit: size_bytes_max,
-            },
-            malformed => GuestCause::Answers(malformed),
-        };
+        let cause = GuestCause::Answers(malformed);
         let mut fault = self.poison(plugin, cause.into(), Vec::new());
         let index = self.store.data().entries.index(entry);
         match &mut fault {

@@ -49,10 +49,11 @@ mod plugin;
 mod profile;
 #[cfg(test)]
 mod proposals_tests;
+mod text;
 mod trap;
 mod wasi;
 
-pub use answers::{Answer, Answers, MalformedAnswers};
+pub use answers::{ANSWER_TOO_LARGE, Answer, Answers, MalformedAnswers};
 pub use batch::{BATCH_ENTRIES_MAX, BATCH_SIZE_BYTES_MAX, Batch};
 pub use check::Structure;
 pub use componentize::{ComponentizeError, componentize};
@@ -68,5 +69,6 @@ pub use machine::{ApplyFault, Machine, SnapshotFile, SnapshotInfo};
 pub use outcome::OutcomeHash;
 pub use plugin::{InstanceOptions, Plugin};
 pub use profile::{PROFILE_NUMBER, Profile, THREAD_STACK_SIZE_BYTES_MIN};
+pub use text::{REASON_SIZE_BYTES_MAX, clean, clean_bytes, clean_lines};
 /// What traps are, inside [`GuestCause::Trap`].
 pub use wasmtime::Trap;

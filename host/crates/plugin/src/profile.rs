@@ -31,7 +31,7 @@ pub const THREAD_STACK_SIZE_BYTES_MIN: usize = 2 << 20;
 const GUEST_STACK_SIZE_BYTES: usize = 1 << 20;
 
 /// Frames of a guest's stack that a fault shows.
-const BACKTRACE_FRAMES_MAX: usize = 20;
+pub(crate) const BACKTRACE_FRAMES_MAX: usize = 20;
 
 /// How plugins are compiled and run on this node.
 ///

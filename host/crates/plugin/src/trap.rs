@@ -1,5 +1,8 @@
 use crate::fault::{EnvironmentCause, GuestCause, Stop};
-use wasmtime::Trap;
+use crate::profile::BACKTRACE_FRAMES_MAX;
+use crate::{REASON_SIZE_BYTES_MAX, clean, text};
+use wasmtime::component::ResourceTableError;
+use wasmtime::{FrameInfo, Trap};
 
 /// Who is to blame for a trap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,8 +87,17 @@ fn blame(trap: Trap) -> Option<Blame> {
     })
 }
 
-/// What ended a call: `fuel_limit` and `data_limit` are those that applied to it.
-pub(crate) fn classify(error: wasmtime::Error, fuel_limit: u64, data_limit: u64) -> Stop {
+/// Limits that applied to a call.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Applied {
+    pub(crate) fuel: u64,
+    pub(crate) data: u64,
+    pub(crate) handles: u64,
+}
+
+/// What ended a call.
+pub(crate) fn classify(error: wasmtime::Error, limits: Applied) -> Stop {
+    let (fuel_limit, data_limit, handle_limit) = (limits.fuel, limits.data, limits.handles);
     if let Some(&trap) = error.downcast_ref::<Trap>() {
         return match blame(trap) {
             Some(Blame::Guest) => GuestCause::Trap(trap).into(),
@@ -96,19 +108,31 @@ pub(crate) fn classify(error: wasmtime::Error, fuel_limit: u64, data_limit: u64)
             }
         };
     }
+    if let Some(ResourceTableError::Full) = error.downcast_ref::<ResourceTableError>() {
+        return GuestCause::Handles {
+            limit: handle_limit,
+        }
+        .into();
+    }
     match error.downcast::<Stop>() {
         Ok(stop) => stop,
-        Err(error) => untyped(&error, data_limit),
+        Err(error) => untyped(&error, data_limit, handle_limit),
     }
 }
 
 /// Errors that wasmtime reports as text only: those of the canonical ABI, which are the guest's.
-fn untyped(error: &wasmtime::Error, data_limit: u64) -> Stop {
+fn untyped(error: &wasmtime::Error, data_limit: u64, handle_limit: u64) -> Stop {
     let text = error.root_cause().to_string();
+    if text.contains("store handle limit exceeded") || text.contains("index overflow") {
+        return GuestCause::Handles {
+            limit: handle_limit,
+        }
+        .into();
+    }
     if text.contains("fuel allocated for hostcalls has been exhausted") {
         return GuestCause::DataTooLong { limit: data_limit }.into();
     }
-    GuestCause::Abi(text).into()
+    GuestCause::Abi(clean(&text, REASON_SIZE_BYTES_MAX)).into()
 }
 
 /// The guest's frames in an error, innermost first.
@@ -116,12 +140,21 @@ pub(crate) fn frames(error: &wasmtime::Error) -> Vec<String> {
     let Some(backtrace) = error.downcast_ref::<wasmtime::WasmBacktrace>() else {
         return Vec::new();
     };
-    // The first line is a headline. Names in the others are demangled.
-    let text = backtrace.to_string();
-    text.lines()
-        .skip(1)
-        .map(|line| line.trim().to_owned())
-        .collect()
+    // Not by its own `Display`, which demangles names into any length.
+    let frames = backtrace.frames().iter().take(BACKTRACE_FRAMES_MAX);
+    frames.enumerate().map(frame).collect()
+}
+
+fn frame((number, frame): (usize, &FrameInfo)) -> String {
+    let module = text::function_name(frame.module().name().unwrap_or("<unknown>"));
+    let function = match frame.func_name() {
+        Some(name) => text::function_name(name),
+        None => format!("<wasm function {}>", frame.func_index()),
+    };
+    match frame.module_offset() {
+        Some(offset) => format!("{number}: {offset:#8x} - {module}!{function}"),
+        None => format!("{number}: {module}!{function}"),
+    }
 }
 
 #[cfg(test)]
@@ -142,7 +175,12 @@ mod tests {
 
     #[test]
     fn stack_overflow_is_no_guest_fault() {
-        let stop = classify(Trap::StackOverflow.into(), 1, 1);
+        let limits = Applied {
+            fuel: 1,
+            data: 1,
+            handles: 1,
+        };
+        let stop = classify(Trap::StackOverflow.into(), limits);
         assert!(matches!(
             stop,
             Stop::Environment(EnvironmentCause::StackOverflow)

@@ -4,7 +4,7 @@
 mod support;
 
 use kontiki_plugin::{
-    EnvironmentCause, Export, Fault, GuestCause, LoadError, Machine, MalformedAnswers,
+    Answer, EnvironmentCause, Export, Fault, GuestCause, LoadError, Machine, MalformedAnswers,
     ProtocolViolation, SnapshotViolation, Trap,
 };
 use std::time::{Duration, Instant};
@@ -332,18 +332,37 @@ fn answers_must_fit_the_batch() {
 }
 
 #[test]
-fn a_giant_answer_is_a_fault_of_its_entry() {
+fn a_giant_answer_is_a_reject_of_its_own_entry() {
     let limit = limits().answer_size_bytes_max;
     let giant = limit as u32 + 1;
-    let cause = GuestCause::AnswerTooLong {
-        size_bytes: limit + 1,
-        limit,
-    };
-    assert_eq!(
-        answers_fault(&answering(giant, 2, 2, giant)),
-        (0, cause.clone())
+    let reason = format!(
+        "ANSWER_TOO_LARGE: the plugin's answer has {giant} bytes, the limit is {limit}; what the \
+         command changed stands"
     );
-    assert_eq!(answers_fault(&answering(giant, 2, 2, 0)), (1, cause));
+    for (end, rejected) in [(giant, 0), (0, 1)] {
+        let mut machine = answering(giant, 2, 2, end).machine();
+        for _ in 0..2 {
+            let answers = machine.apply(&batch(&[b"a", b"b"])).unwrap();
+            assert_eq!(
+                answers.get(rejected),
+                Some(Answer::Reject(reason.as_bytes()))
+            );
+            assert_eq!(answers.get(1 - rejected), Some(Answer::Ok(b"")));
+        }
+        assert!(!machine.is_poisoned());
+    }
+    // One entry a call.
+    let simple = Guest {
+        world: "simple-plugin",
+        apply: format!("(call $ok (i32.const 0) (i32.const {giant}))"),
+        ..Guest::default()
+    };
+    let answers = simple.machine().apply(&batch(&[b"a", b"b"])).unwrap();
+    assert!(
+        answers
+            .iter()
+            .all(|answer| answer == Answer::Reject(reason.as_bytes()))
+    );
 
     // More than the host takes in one call at all.
     let huge = Guest {
@@ -363,12 +382,48 @@ fn a_giant_answer_is_a_fault_of_its_entry() {
         ..Guest::default()
     };
     let mut machine = guest.machine();
-    let fault = machine.query(b"").unwrap_err();
-    assert!(
-        matches!(guest_cause(&fault), GuestCause::AnswerTooLong { .. }),
-        "{fault}"
-    );
+    let reason = machine.query(b"").unwrap().unwrap_err();
+    assert!(reason.starts_with("ANSWER_TOO_LARGE: "), "{reason}");
     assert!(!machine.is_poisoned(), "a query's answer changes nothing");
+}
+
+/// The name of the function that traps stands for 164 MB of text, or is an order to a terminal.
+#[test]
+fn names_of_functions_are_bounded_and_harmless_in_a_fault() {
+    let reference = |n: usize| match n {
+        0 => "S_".to_owned(),
+        n => format!("S{}_", char::from(b"0123456789ABCDEFGHIJ"[n - 1])),
+    };
+    let levels = (1..=8).map(|level| format!("S_I{}E", reference(level).repeat(8)));
+    let exploding = format!("_Z1f1AIiE{}", levels.collect::<String>());
+    let escape = "\\1b[2J\\nERROR forged line".to_owned();
+    for name in [exploding, escape, "long".repeat(10_000)] {
+        let items = format!("(func $deep (@name \"{name}\") (result i32) unreachable)");
+        let guest = at_third("(call $deep)").with(&items);
+        let started = Instant::now();
+        let fault = guest
+            .machine()
+            .apply(&batch(&[b"a", b"b", b"c"]))
+            .unwrap_err()
+            .fault;
+        let text = fault.to_string();
+        assert!(text.len() < 10_000, "{} bytes", text.len());
+        assert!(!text.contains('\u{1b}'), "{text:?}");
+        assert!(
+            text.lines().all(|line| !line.starts_with("ERROR")),
+            "{text}"
+        );
+        assert!(started.elapsed() < Duration::from_secs(20));
+        let headline = fault.headline();
+        assert!(
+            !headline.contains('\n') && text.starts_with(&headline),
+            "{headline}"
+        );
+    }
+    // In the start function, where the error is put into words in another way.
+    let guest = Guest::default().with("(func $s (@name \"\\1b[2J\") unreachable) (start $s)");
+    let error = engine(limits()).load(&guest.component()).unwrap_err();
+    assert!(!error.to_string().contains('\u{1b}'), "{error}");
 }
 
 #[test]
@@ -681,5 +736,6 @@ fn a_flood_of_handles_ends() {
     let flood = "(loop $more (drop (call $writer_directory (local.get $writer))) (br $more))";
     let mut machine = saving("", flood).machine();
     let fault = machine.save(open(temporary.path()), &info()).unwrap_err();
-    assert!(matches!(guest_cause(&fault), GuestCause::Abi(_)), "{fault}");
+    let limit = limits().handles_max as u64;
+    assert_eq!(guest_cause(&fault), &GuestCause::Handles { limit });
 }

@@ -96,6 +96,7 @@ pub(crate) fn start_entry(
 ) -> wasmtime::Result<()> {
     let state = store.data_mut();
     let index = state.entries.announce(n).map_err(Stop::from)?;
+    state.end_handles();
     state.random.restart(Export::Apply, index);
     state.calls.refill_again();
     let fuel_per_entry = state.limits.fuel_per_entry;

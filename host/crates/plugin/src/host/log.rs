@@ -1,5 +1,6 @@
 use super::{HostState, fuel};
 use crate::bindings::machine::kontiki::plugin::host::Level;
+use crate::{clean, clean_bytes};
 use std::time::{Duration, Instant};
 use wasmtime::StoreContextMut;
 use wasmtime::component::WasmStr;
@@ -19,7 +20,7 @@ pub(super) fn write(
     store.data_mut().charge_call()?;
     let text = message.to_str(&store)?;
     let size_bytes = text.len() as u64;
-    let line = cut(&text).to_owned();
+    let line = text[..text.floor_char_boundary(2 * LINE_SIZE_BYTES_MAX)].to_owned();
     fuel::charge(&mut store, LINE_FUEL + size_bytes)?;
     store.data_mut().log.line(level, &line);
     Ok(())
@@ -73,7 +74,7 @@ impl GuestLog {
 
     /// End of what was written to the standard error during this call.
     pub(crate) fn stderr_tail(&self) -> String {
-        String::from_utf8_lossy(&self.stderr_tail).into_owned()
+        clean_bytes(self.stderr_tail.trim_ascii(), 2 * STDERR_SIZE_BYTES_MAX)
     }
 
     /// Takes what a program printed, and writes its whole lines.
@@ -118,7 +119,7 @@ impl GuestLog {
             self.dropped += 1;
             return;
         }
-        let (plugin, text) = (&self.plugin, cut(text).escape_debug().to_string());
+        let (plugin, text) = (&self.plugin, clean(text, LINE_SIZE_BYTES_MAX));
         match level {
             Level::Error => tracing::error!(target: "kontiki::guest", plugin, text, "plugin log"),
             Level::Warn => tracing::warn!(target: "kontiki::guest", plugin, text, "plugin log"),
@@ -146,10 +147,6 @@ impl GuestLog {
     }
 }
 
-fn cut(text: &str) -> &str {
-    &text[..text.floor_char_boundary(LINE_SIZE_BYTES_MAX)]
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,14 +158,6 @@ mod tests {
         let admitted = (0..10).filter(|_| log.admit(start)).count();
         assert_eq!(admitted, 3);
         assert!(log.admit(start + Duration::from_secs(1)));
-    }
-
-    #[test]
-    fn long_text_is_cut_at_a_character() {
-        let text = "ä".repeat(LINE_SIZE_BYTES_MAX);
-        assert_eq!(cut(&text).len(), LINE_SIZE_BYTES_MAX);
-        let text = format!("x{text}");
-        assert_eq!(cut(&text).len(), LINE_SIZE_BYTES_MAX - 1);
     }
 
     #[test]

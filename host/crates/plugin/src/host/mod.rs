@@ -24,7 +24,7 @@ use crate::fault::{Export, Stop};
 use crate::wasi::Stdio;
 use crate::{InstanceOptions, Limits};
 use std::sync::Arc;
-use wasmtime::component::{HasSelf, Linker, ResourceTable};
+use wasmtime::component::{HasSelf, Linker, Resource, ResourceTable};
 use wasmtime_wasi::filesystem::WasiFilesystemCtx;
 use wasmtime_wasi::sockets::WasiSocketsCtx;
 
@@ -87,10 +87,7 @@ impl HostState {
         plugin: &str,
         options: InstanceOptions,
     ) -> Result<Self, wasmtime::Error> {
-        let mut table = ResourceTable::new();
-        table.set_max_capacity(limits.handles_max);
-        let stdio = Stdio::new(&mut table)?;
-        let snapshot = SnapshotAccess::new(&mut table)?;
+        let (table, stdio, snapshot) = lasting_handles(&limits)?;
         Ok(Self {
             export: Export::Start,
             entries: Entries::default(),
@@ -108,8 +105,30 @@ impl HostState {
         })
     }
 
+    /// Ends the life of every handle that guests got: only the standard streams and the preopens
+    /// are the instance's for good. Between calls, and between the entries of a batch, so that it
+    /// does not matter how the batch was cut.
+    pub(crate) fn end_handles(&mut self) {
+        if self.table.iter_mut().count() > LASTING_HANDLES {
+            let lasting = lasting_handles(&self.limits);
+            // They are at the same places of the new table.
+            (self.table, ..) = lasting.expect("as when the instance was made");
+        }
+    }
+
+    /// A guest drops a handle. What it stood for may have ended before, with the call that made it,
+    /// and something else be at its place: dropping late is no fault.
+    pub(crate) fn release<T: Send + 'static>(&mut self, rep: u32) {
+        if self.table.get(&Resource::<T>::new_borrow(rep)).is_ok() {
+            self.snapshot.forget(rep);
+            // It is there, as was just seen.
+            let _ = self.table.delete(Resource::<T>::new_own(rep));
+        }
+    }
+
     /// Prepares the state for a call from the host.
     pub(crate) fn begin(&mut self, export: Export) {
+        self.end_handles();
         self.export = export;
         self.entries.clear();
         self.random.restart(export, 0);
@@ -134,6 +153,20 @@ impl HostState {
     pub(crate) fn charge_call(&mut self) -> Result<(), Stop> {
         self.calls.charge()
     }
+}
+
+/// Handles that a table begins with.
+const LASTING_HANDLES: usize = 6;
+
+/// A table with what lives as long as an instance, always at the same places.
+fn lasting_handles(
+    limits: &Limits,
+) -> Result<(ResourceTable, Stdio, SnapshotAccess), wasmtime::Error> {
+    let mut table = ResourceTable::new();
+    table.set_max_capacity(limits.handles_max.max(LASTING_HANDLES));
+    let stdio = Stdio::new(&mut table)?;
+    let snapshot = SnapshotAccess::new(&mut table)?;
+    Ok((table, stdio, snapshot))
 }
 
 /// Everything that components may import.

@@ -1,3 +1,4 @@
+use super::streams::AlwaysReady;
 use super::{InputStream, OutputStream};
 use crate::fault::{GuestCause, Stop};
 use crate::host::{HostState, StandardStream};
@@ -15,6 +16,8 @@ pub(crate) struct Stdio {
     stdin: u32,
     stdout: u32,
     stderr: u32,
+    /// What every pollable stands for: they have no state, so one place does for all.
+    pub(super) ready: u32,
 }
 
 impl Stdio {
@@ -23,6 +26,7 @@ impl Stdio {
             stdin: table.push(InputStream::Empty)?.rep(),
             stdout: table.push(OutputStream::Log(StandardStream::Output))?.rep(),
             stderr: table.push(OutputStream::Log(StandardStream::Error))?.rep(),
+            ready: table.push(AlwaysReady)?.rep(),
         })
     }
 

@@ -40,10 +40,10 @@ impl monotonic_clock::Host for HostState {
 
     /// Time does not pass while a guest sleeps.
     fn subscribe_instant(&mut self, _: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        AlwaysReady::push(self)
+        AlwaysReady::handle(self)
     }
 
     fn subscribe_duration(&mut self, _: u64) -> wasmtime::Result<Resource<DynPollable>> {
-        AlwaysReady::push(self)
+        AlwaysReady::handle(self)
     }
 }

@@ -430,8 +430,7 @@ impl types::HostDescriptor for HostState {
     fn drop(&mut self, fd: Resource<Descriptor>) -> wasmtime::Result<()> {
         // Preopens stay: the guest may ask for them again.
         if !self.snapshot.is_preopen(fd.rep()) {
-            self.snapshot.forget(fd.rep());
-            self.table.delete(fd)?;
+            self.release::<Descriptor>(fd.rep());
         }
         Ok(())
     }
@@ -448,9 +447,7 @@ impl types::HostDirectoryEntryStream for HostState {
     }
 
     fn drop(&mut self, listing: Resource<ReaddirIterator>) -> wasmtime::Result<()> {
-        self.snapshot.forget(listing.rep());
-        self.table
-            .delete(Resource::<DirectoryListing>::new_own(listing.rep()))?;
+        self.release::<DirectoryListing>(listing.rep());
         Ok(())
     }
 }

@@ -37,9 +37,10 @@ pub(crate) enum OutputStream {
 pub(crate) struct AlwaysReady;
 
 impl AlwaysReady {
-    pub(crate) fn push(state: &mut HostState) -> wasmtime::Result<Resource<DynPollable>> {
+    /// A pollable: another handle of the guest's to the one there is.
+    pub(crate) fn handle(state: &mut HostState) -> wasmtime::Result<Resource<DynPollable>> {
         state.charge_call()?;
-        Ok(Resource::new_own(state.table.push(Self)?.rep()))
+        Ok(Resource::new_own(state.stdio.ready))
     }
 }
 
@@ -68,9 +69,7 @@ impl poll::HostPollable for HostState {
         Ok(())
     }
 
-    fn drop(&mut self, pollable: Resource<DynPollable>) -> wasmtime::Result<()> {
-        self.table
-            .delete(Resource::<AlwaysReady>::new_own(pollable.rep()))?;
+    fn drop(&mut self, _: Resource<DynPollable>) -> wasmtime::Result<()> {
         Ok(())
     }
 }
@@ -242,14 +241,12 @@ impl streams::HostInputStream for HostState {
         &mut self,
         _: Resource<DynInputStream>,
     ) -> wasmtime::Result<Resource<DynPollable>> {
-        AlwaysReady::push(self)
+        AlwaysReady::handle(self)
     }
 
     fn drop(&mut self, stream: Resource<DynInputStream>) -> wasmtime::Result<()> {
         if !self.stdio.contains(stream.rep()) {
-            self.snapshot.forget(stream.rep());
-            self.table
-                .delete(Resource::<InputStream>::new_own(stream.rep()))?;
+            self.release::<InputStream>(stream.rep());
         }
         Ok(())
     }
@@ -285,7 +282,7 @@ impl streams::HostOutputStream for HostState {
         &mut self,
         _: Resource<DynOutputStream>,
     ) -> wasmtime::Result<Resource<DynPollable>> {
-        AlwaysReady::push(self)
+        AlwaysReady::handle(self)
     }
 
     fn write_zeroes(&mut self, stream: Resource<DynOutputStream>, len: u64) -> StreamResult<()> {
@@ -320,9 +317,7 @@ impl streams::HostOutputStream for HostState {
 
     fn drop(&mut self, stream: Resource<DynOutputStream>) -> wasmtime::Result<()> {
         if !self.stdio.contains(stream.rep()) {
-            self.snapshot.forget(stream.rep());
-            self.table
-                .delete(Resource::<OutputStream>::new_own(stream.rep()))?;
+            self.release::<OutputStream>(stream.rep());
         }
         Ok(())
     }

@@ -5,10 +5,12 @@ use crate::fault::{Export, GuestCause, SnapshotViolation, Stop};
 use crate::host::{Access, Session, SnapshotAccess};
 use crate::{Batch, InstanceOptions, Limits, SnapshotInfo};
 use cap_std::fs::Dir;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::sync::Arc;
 use wasmtime::component::Resource;
 use wasmtime_wasi::filesystem::Descriptor;
+use wasmtime_wasi::p2::bindings::cli::stdout;
 use wasmtime_wasi::p2::bindings::clocks::{monotonic_clock, wall_clock};
 use wasmtime_wasi::p2::bindings::filesystem::types::ErrorCode;
 use wasmtime_wasi::p2::bindings::sync::filesystem::preopens;
@@ -16,7 +18,7 @@ use wasmtime_wasi::p2::bindings::sync::filesystem::types::{
     DescriptorFlags, HostDescriptor, HostDirectoryEntryStream, OpenFlags, PathFlags,
 };
 use wasmtime_wasi::p2::bindings::sync::io::poll::{Host as _, HostPollable};
-use wasmtime_wasi::p2::bindings::sync::io::streams::{HostInputStream, HostOutputStream};
+use wasmtime_wasi::p2::bindings::sync::io::streams::{self, HostInputStream, HostOutputStream};
 use wasmtime_wasi::p2::{FsResult, StreamError};
 
 fn state() -> HostState {
@@ -364,4 +366,37 @@ fn too_many_random_bytes_are_refused() {
         10
     );
     assert!(r::random::Host::get_random_bytes(&mut state, u64::MAX).is_err());
+}
+
+#[test]
+fn handles_end_with_their_call_and_with_their_entry() {
+    let mut state = state();
+    let mut batch = Batch::new();
+    for index in 1..=200 {
+        batch.push(index, 1, b"");
+    }
+    let leak = |state: &mut HostState| {
+        for _ in 0..90 {
+            monotonic_clock::Host::subscribe_duration(state, 1).unwrap();
+            let error = StreamError::LastOperationFailed(std::io::Error::other("full").into());
+            streams::Host::convert_stream_error(state, error).unwrap();
+        }
+        state.table.iter_mut().count()
+    };
+    let mut seen = BTreeSet::new();
+    for _ in 0..200 {
+        state.begin(Export::Query);
+        seen.insert(leak(&mut state));
+    }
+    state.begin(Export::Apply);
+    for _ in batch.iter() {
+        state.end_handles();
+        state.calls.refill_again();
+        seen.insert(leak(&mut state));
+    }
+    assert_eq!(seen.len(), 1, "{seen:?}");
+    // The standard streams are where they were, and dropping late is no fault.
+    let stdout = stdout::Host::get_stdout(&mut state).unwrap();
+    assert!(HostOutputStream::check_write(&mut state, stdout).is_ok());
+    HostOutputStream::drop(&mut state, Resource::new_own(9_999)).unwrap();
 }
