@@ -4,6 +4,7 @@ use super::exit;
 use super::failure::Failure;
 use clap::ValueEnum;
 use comfy_table::{Table, presets};
+use kontiki_plugin::clean_lines;
 use serde_json::{Value, json};
 use std::io::{IsTerminal, Write};
 
@@ -85,7 +86,7 @@ impl Output {
     /// Says something to a person, beside the result.
     pub(crate) fn note(self, text: &str) {
         if !self.quiet && !self.format.is_json() {
-            writeln!(std::io::stderr(), "{text}").ok();
+            writeln!(std::io::stderr(), "{}", clean_lines(text)).ok();
         }
     }
 
@@ -113,21 +114,25 @@ impl Output {
         } else {
             failure.text()
         };
-        writeln!(std::io::stderr(), "{text}").ok();
+        writeln!(std::io::stderr(), "{}", clean_lines(&text)).ok();
     }
 }
 
-/// One line to standard output. A reader that went away (`| head`) wants no more of it: the program
+/// Lines to standard output, without anything that a terminal would obey: much of it others have
+/// written. A reader that went away (`| head`) wants no more of it: the program
 /// ends as if it had been told by SIGPIPE.
 pub(crate) fn line_out(line: &str) {
-    if writeln!(std::io::stdout(), "{line}").is_err() {
+    if writeln!(std::io::stdout(), "{}", clean_lines(line)).is_err() {
         exit::at_once(141);
     }
 }
 
-/// Bytes to standard output, as they are.
+/// Bytes to standard output: as they are to a file or a program, harmless to a terminal.
 pub(crate) fn bytes_out(bytes: &[u8]) {
     let mut out = std::io::stdout();
+    let text = out.is_terminal().then(|| String::from_utf8_lossy(bytes));
+    let cleaned = text.as_deref().map(clean_lines);
+    let bytes = cleaned.as_deref().map_or(bytes, str::as_bytes);
     if out.write_all(bytes).and_then(|()| out.flush()).is_err() {
         exit::at_once(141);
     }

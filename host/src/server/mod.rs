@@ -2,6 +2,7 @@
 
 mod accept;
 mod admin;
+mod bounded;
 mod client;
 mod create_group;
 mod deadline;

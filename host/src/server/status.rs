@@ -4,10 +4,12 @@
 //! are told apart by reason; whether a command may have been applied by `outcome`. An UNAVAILABLE
 //! with these details is always safe to retry; without them the transport made it.
 
+use super::bounded;
 use crate::node::context::ReplicaError;
 use crate::node::drain::DrainError;
 use crate::node::plugins::PluginError;
 use crate::node::request::{Failure, Outcome};
+use bytes::Bytes;
 use kontiki_proto::ERROR_DOMAIN;
 use kontiki_proto::v1::Introduction;
 use kontiki_raft::{ConfigurationError, NodeId, RejectReason, Term};
@@ -123,7 +125,7 @@ impl Fault {
     pub(crate) fn new(reason: Reason, message: impl Into<String>) -> Self {
         Self(Box::new(Details {
             reason,
-            message: message.into(),
+            message: bounded::message(&message.into()),
             outcome: Outcome::NotApplied,
             group: None,
             leader: None,
@@ -232,7 +234,8 @@ impl Fault {
 
     fn metadata(&self) -> HashMap<String, String> {
         let mut metadata = HashMap::new();
-        let mut put = |key: &str, value: String| metadata.insert(key.to_owned(), value);
+        let mut put =
+            |key: &str, value: String| metadata.insert(key.to_owned(), bounded::value(&value));
         put("outcome", self.0.outcome.as_str().to_owned());
         if let Some(group) = &self.0.group {
             put("group", group.clone());
@@ -272,14 +275,46 @@ impl From<Fault> for Status {
         let (code, name, retry_ms) = fault.0.reason.row();
         let mut details = ErrorDetails::with_error_info(name, ERROR_DOMAIN, fault.metadata());
         if let Some(status) = fault.0.passed_on {
-            return *status;
+            return pass_on(*status);
         }
         if retry_ms > 0 {
             details.set_retry_info(Some(Duration::from_millis(retry_ms)));
         }
-        Status::with_error_details(code, fault.0.message, details)
+        with_details(code, bounded::message(&fault.0.message), details)
     }
 }
+
+/// Puts the message into the status only: its place in the details would hold it once more.
+fn with_details(code: Code, message: String, details: ErrorDetails) -> Status {
+    let details = Status::with_error_details(code, "", details);
+    Status::with_details(code, message, Bytes::copy_from_slice(details.details()))
+}
+
+/// Another node's words, as they came if they fit.
+fn pass_on(status: Status) -> Status {
+    let message = bounded::message(status.message());
+    if message == status.message() && status.details().len() <= bounded::DETAILS_SIZE_BYTES_MAX {
+        return status;
+    }
+    let said = status.get_error_details();
+    let mut details = ErrorDetails::new();
+    if let Some(info) = said.error_info() {
+        let kept = |(key, value): (&String, &String)| (key.clone(), bounded::value(value));
+        let metadata: HashMap<_, _> = info.metadata.iter().take(KEPT_MAX).map(kept).collect();
+        details.set_error_info(
+            bounded::value(&info.reason),
+            bounded::value(&info.domain),
+            metadata,
+        );
+    }
+    if let Some(retry) = said.retry_info() {
+        details.set_retry_info(retry.retry_delay);
+    }
+    with_details(status.code(), message, details)
+}
+
+/// Values of another node's details that are passed on if they are too many or too long.
+const KEPT_MAX: usize = 8;
 
 impl From<Failure> for Fault {
     fn from(failure: Failure) -> Self {
@@ -487,6 +522,55 @@ mod tests {
             // What may have been applied is never worth a blind retry.
             assert!(!retry || outcome == "not_applied");
         }
+    }
+
+    /// Bytes of the trailers as they are sent.
+    fn trailers(status: &Status) -> usize {
+        let mut map = tonic::codegen::http::HeaderMap::new();
+        status.add_header(&mut map).unwrap();
+        let sizes = map
+            .iter()
+            .map(|(name, value)| name.as_str().len() + value.len() + 32);
+        sizes.sum()
+    }
+
+    #[test]
+    fn the_longest_errors_fit_into_trailers() {
+        let long = "\u{1f30a} a name that demangles\n".repeat(10_000);
+        let failure = Failure::PluginFault {
+            message: long.clone(),
+            outcome: Outcome::NotApplied,
+        };
+        let leader = Introduction {
+            name: long.clone(),
+            client_address: long.clone(),
+            ..Introduction::default()
+        };
+        let fault = Fault::from(failure).of_group(&long);
+        let status = Status::from(fault.with_leader(Some(NODE), Some(leader)));
+        assert!(trailers(&status) < 8 << 10, "{}", trailers(&status));
+        assert!(status.message().starts_with("the plugin failed: "));
+        assert_eq!(
+            status.get_error_details().error_info().unwrap().reason,
+            "PLUGIN_FAULT"
+        );
+        // An older node does not bound what it says.
+        let details = ErrorDetails::with_error_info(
+            "PLUGIN_FAULT",
+            ERROR_DOMAIN,
+            HashMap::from([
+                ("outcome".to_owned(), "not_applied".to_owned()),
+                ("x".to_owned(), long.clone()),
+            ]),
+        );
+        let older = Status::with_error_details(Code::Internal, long, details);
+        let passed = Status::from(Fault::pass_on(older));
+        assert!(trailers(&passed) < 8 << 10, "{}", trailers(&passed));
+        let details = passed.get_error_details();
+        assert_eq!(
+            details.error_info().unwrap().metadata["outcome"],
+            "not_applied"
+        );
     }
 
     #[test]

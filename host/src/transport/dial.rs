@@ -28,6 +28,7 @@ pub(crate) fn lazily(address: &str) -> Result<Channel, Error> {
 fn endpoint(address: &str) -> Result<Endpoint, Error> {
     let endpoint = Endpoint::from_shared(format!("http://{address}"))?
         .connect_timeout(CONNECT_LIMIT)
+        .http2_max_header_list_size(256 << 10)
         .initial_stream_window_size(8 << 20)
         .initial_connection_window_size(16 << 20);
     Ok(ping(endpoint))

@@ -51,6 +51,9 @@ pub(crate) struct Answered<T> {
 /// How many redirections one call follows without a pause; more means that nodes contradict each
 /// other, and a pause lets them settle.
 const HINTS_MAX: u32 = 5;
+/// After how many connections that broke under it a call is not sent again: then it is likely the
+/// answer that breaks them.
+const LOST_MAX: u32 = 4;
 /// How many attempts an error lists.
 const ATTEMPTS_MAX: usize = 16;
 
@@ -75,6 +78,8 @@ pub(crate) struct Call<'a> {
     last: Option<Error>,
     /// Some node was reached, whatever it said.
     reached: bool,
+    /// How often a connection broke after the call had been sent.
+    lost: u32,
 }
 
 impl<'a> Call<'a> {
@@ -101,6 +106,7 @@ impl<'a> Call<'a> {
             tried: vec![],
             last: None,
             reached: false,
+            lost: 0,
         };
         call.new_round();
         call
@@ -221,7 +227,8 @@ impl<'a> Call<'a> {
             failure.error.message().to_owned(),
             sent,
         );
-        if !failure.retry && !ask_others {
+        self.lost += u32::from(*failure.error.reason() == Reason::CONNECTION_LOST);
+        if (!failure.retry && !ask_others) || self.lost > LOST_MAX {
             if failure.broken || *failure.error.reason() == Reason::DEADLINE_EXCEEDED {
                 // Whoever did not answer may be cut off: the next call need not begin there.
                 self.in_vain(address);

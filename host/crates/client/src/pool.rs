@@ -81,13 +81,19 @@ impl Pool {
 /// few hundred short answers at once.
 const CONNECTION_WINDOW_SIZE_BYTES: u32 = 16 << 20;
 
+/// Most that is taken of an answer's headers and trailers. Nodes send 8 KiB at most; older ones sent
+/// whole backtraces.
+const HEADERS_SIZE_BYTES_MAX: u32 = 256 << 10;
+
 async fn open(address: &Address, options: &Options) -> Result<Channel, ConnectFailure> {
     let failure = |problem: String| ConnectFailure {
         phase: last_phase(address),
         problem,
     };
     let endpoint = Endpoint::from_shared(address.uri()).map_err(|error| failure(chain(&error)))?;
-    let mut endpoint = ping(endpoint).initial_connection_window_size(CONNECTION_WINDOW_SIZE_BYTES);
+    let mut endpoint = ping(endpoint)
+        .http2_max_header_list_size(HEADERS_SIZE_BYTES_MAX)
+        .initial_connection_window_size(CONNECTION_WINDOW_SIZE_BYTES);
     if let Some(tls) = options.tls.clone().filter(|_| address.is_tls()) {
         endpoint = endpoint
             .tls_config(tls)
