@@ -134,7 +134,7 @@ pub(crate) fn result_of(fault: Option<&Fault>) -> CallResult {
 }
 
 /// What is measured of the machines of one plugin.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct PluginMetrics {
     start: ExportMetrics,
     apply: ExportMetrics,
@@ -143,7 +143,7 @@ pub(crate) struct PluginMetrics {
     apply_duration: Histogram,
 }
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct ExportMetrics {
     ok: Counter,
     plugin_fault: Counter,

@@ -1,10 +1,12 @@
-//! The thread that owns a group's state machine: applies what is committed, in order, and answers
-//! queries between batches.
+//! The thread that owns a group's state machine and applies what is committed, in order; and beside
+//! it the one that answers queries, on an instance of its own.
 
 mod commands;
 mod cut;
 mod queries;
-mod rebuild;
+mod reader;
+mod runner;
+mod second_try;
 #[cfg(test)]
 mod tests;
 mod view;
@@ -23,6 +25,12 @@ use std::thread::JoinHandle;
 pub(crate) use view::ApplyStatus;
 use view::ApplyView;
 use worker::Worker;
+
+/// Stack of the threads that call machines.
+const THREAD_STACK_SIZE_BYTES: usize = {
+    let least = kontiki_plugin::THREAD_STACK_SIZE_BYTES_MIN;
+    if least > 2 << 20 { least } else { 2 << 20 }
+};
 
 /// Told to the group.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +88,7 @@ impl Applier {
         let worker = Worker::new(config, Arc::clone(&view));
         let thread = std::thread::Builder::new()
             .name(format!("apply-{}", worker.group.0 & 0xffff))
-            .stack_size(kontiki_plugin::THREAD_STACK_SIZE_BYTES_MIN.max(2 << 20))
+            .stack_size(THREAD_STACK_SIZE_BYTES)
             .spawn(move || worker.run(&queue, making))?;
         let made = Arc::new(Mutex::new(made));
         Ok((Self { jobs, view, made }, thread))

@@ -15,6 +15,7 @@ use kontiki_raft::{
 };
 use kontiki_storage::{GroupRecord, Options};
 use std::sync::Mutex;
+use std::sync::atomic::AtomicU32;
 use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
@@ -24,6 +25,11 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Held by a test, so that a machine stays in its command or query `hold`.
 static GATE: Mutex<()> = Mutex::new(());
+
+/// Calls of the command `once` so far, in all machines: the first one reaches a limit.
+static TRIES: AtomicU32 = AtomicU32::new(0);
+/// What the command `random` answers next.
+static RANDOM: AtomicU32 = AtomicU32::new(0);
 
 /// Counts as the native counter does, but traps at the command and the query `trap`. As a Wasm
 /// instance it is of no use after that.
@@ -43,9 +49,13 @@ fn fragile() -> Box<dyn Machine> {
 
 impl Fragile {
     fn trap(&mut self, export: Export) -> Fault {
+        self.fail(GuestCause::Exit, export)
+    }
+
+    fn fail(&mut self, cause: GuestCause, export: Export) -> Fault {
         self.poisoned = true;
         GuestFault {
-            cause: GuestCause::Exit,
+            cause,
             site: Box::new(FaultSite {
                 plugin: kontiki_plugin::Digest::of(b"test"),
                 name: None,
@@ -76,6 +86,20 @@ impl Machine for Fragile {
             if payload == b"hold" {
                 drop(GATE.lock().unwrap());
             }
+            let large = batch.iter().filter(|(.., payload)| *payload == b"large");
+            if payload == b"huge" || (payload == b"large" && large.count() > 1) {
+                let fault = self.fail(GuestCause::DataTooLong { limit: 1 }, Export::Apply);
+                // As in a real machine: noticed when the whole batch is done.
+                let entry = batch.len() - 1;
+                return Err(ApplyFault { entry, fault });
+            }
+            if payload == b"once" && TRIES.fetch_add(1, Ordering::Relaxed) == 0 {
+                let fault = self.fail(GuestCause::OutOfFuel { limit: 1 }, Export::Apply);
+                return Err(ApplyFault { entry, fault });
+            }
+            if payload == b"random" {
+                self.value += i64::from(RANDOM.fetch_add(1, Ordering::Relaxed));
+            }
             answers.push(Answer::Ok(self.value.to_string().as_bytes()));
             self.value += 1;
         }
@@ -86,6 +110,9 @@ impl Machine for Fragile {
         assert!(!self.poisoned, "called after a trap");
         if request == b"hold" {
             drop(GATE.lock().unwrap());
+        }
+        if request == b"change" {
+            self.value += 1_000;
         }
         match request {
             b"trap" => Err(self.trap(Export::Query)),
@@ -394,11 +421,10 @@ fn the_thread_says_what_it_is_doing() {
     let bench = bench(&["hold", "trap"]);
     bench.reaches(MachineState::Idle);
     let held = GATE.lock().unwrap();
-    let query = bench.query(0, "hold");
-    bench.reaches(MachineState::Querying);
-    drop(bench.apply_all(true));
+    let answers = bench.apply_all(true);
+    bench.reaches(MachineState::Replaying);
     drop(held);
-    assert!(text(query).is_ok());
+    drop(answers);
     bench.reaches(MachineState::Faulted);
     bench.applier.stop();
     bench.reaches(MachineState::Ended);
@@ -438,18 +464,114 @@ fn calls_and_outcomes_are_counted_with_who_is_to_blame() {
     let call = |export: &str, result: &str, count: u32| {
         format!("{{plugin=\"counter\",export=\"{export}\",result=\"{result}\"}} {count}")
     };
-    // After each trap a new machine is made; what came before the first is applied anew by itself,
-    // and again, from the log, after the second.
+    // After the trap of the command a new machine is made, and what came before it is applied anew,
+    // one by one. The queries have machines of their own, two because of the trap.
     let calls = [
         call("apply", "ok", 2),
         call("apply", "plugin_fault", 1),
         call("query", "ok", 1),
         call("query", "plugin_fault", 1),
-        call("start", "ok", 3),
+        call("start", "ok", 4),
     ];
     assert_eq!(bench.measured("kontiki_plugin_calls_total"), calls);
     assert_eq!(
         bench.measured("kontiki_apply_duration_seconds_count"),
         [" 3"]
     );
+}
+
+#[test]
+fn a_query_that_does_not_end_holds_no_command() {
+    let bench = bench(&["add 1", "add 1"]);
+    let held = GATE.lock().unwrap();
+    let query = bench.query(0, "hold");
+    for answer in bench.apply_all(true) {
+        assert!(text(answer).is_ok());
+    }
+    assert_eq!(bench.last_report(), ApplyReport::Applied(LogIndex(3)));
+    drop(held);
+    assert!(text(query).is_ok());
+}
+
+#[test]
+fn what_a_query_changes_reaches_no_answer_and_no_hash_and_is_a_problem() {
+    let clean = bench(&["add 1", "add 1"]);
+    drop(clean.apply_all(true));
+    assert_eq!(text(clean.query(3, "get")), Ok("2".to_owned()));
+    let bench = bench(&["add 1", "add 1"]);
+    // The first answer of the reader's is that of an empty log.
+    assert_eq!(text(bench.query(0, "change")), Ok("1000".to_owned()));
+    let answers = bench.apply_all(true);
+    let answers: Vec<_> = answers
+        .into_iter()
+        .map(|answer| text(answer).unwrap())
+        .collect();
+    assert_eq!(answers, ["0", "1"]);
+    assert_eq!(text(bench.query(3, "get")), Ok("2".to_owned()));
+    let problem = bench.applier.view().read_problem().unwrap();
+    assert!(problem.contains("queries change"), "{problem}");
+    let hash = |bench: &Bench| bench.applier.view().status().outcome_hash;
+    assert_eq!(hash(&clean), hash(&bench));
+}
+
+#[test]
+fn a_command_that_reached_a_limit_is_tried_once_more_in_a_fresh_machine() {
+    let bench = bench(&["add 1", "once", "add 1"]);
+    let answers = bench.apply_all(true);
+    let answers: Vec<_> = answers
+        .into_iter()
+        .map(|answer| text(answer).unwrap())
+        .collect();
+    assert_eq!(answers, ["0", "1", "2"]);
+    assert_eq!(bench.last_report(), ApplyReport::Applied(LogIndex(4)));
+    assert_eq!(TRIES.load(Ordering::Relaxed), 2);
+}
+
+/// Together the answers are more than the host takes over in one call, each alone is not.
+#[test]
+fn answers_that_are_too_much_together_are_the_same_as_one_by_one() {
+    let (together, alone) = (
+        bench(&["large", "add 1", "large"]),
+        bench(&["large", "add 1", "add 1"]),
+    );
+    let all = |bench: &Bench| -> Vec<_> {
+        let answers = bench.apply_all(true).into_iter();
+        answers.map(|answer| text(answer).unwrap()).collect()
+    };
+    assert_eq!(all(&together), ["0", "1", "2"]);
+    assert_eq!(all(&alone), ["0", "1", "2"]);
+    let hash = |bench: &Bench| bench.applier.view().status().outcome_hash;
+    assert_eq!(hash(&together), hash(&alone));
+    assert_eq!(text(together.query(4, "get")), Ok("3".to_owned()));
+}
+
+#[test]
+fn an_answer_that_is_more_than_the_host_takes_over_is_a_reject_of_its_own_command() {
+    let commands = ["add 1", "huge", "add 1"];
+    let mut hashes = Vec::new();
+    for replay_until in [0, 4] {
+        let bench = bench_replaying(&commands, LogIndex(replay_until));
+        let mut answers = bench.apply_all(replay_until == 0).into_iter();
+        assert_eq!(text(answers.next().unwrap()), Ok("0".to_owned()));
+        let rejected = answers.next().unwrap().blocking_recv().unwrap().unwrap();
+        let reason = rejected.result.unwrap_err();
+        assert!(reason.starts_with("ANSWER_TOO_LARGE: "), "{reason}");
+        assert_eq!(text(answers.next().unwrap()), Ok("1".to_owned()));
+        assert_eq!(text(bench.query(4, "get")), Ok("2".to_owned()));
+        assert_eq!(bench.last_report(), ApplyReport::Applied(LogIndex(4)));
+        hashes.push(bench.applier.view().status().outcome_hash);
+    }
+    assert_eq!(hashes[0], hashes[1]);
+}
+
+#[test]
+fn a_machine_that_answers_otherwise_when_replayed_serves_no_more() {
+    let bench = bench(&["random", "random"]);
+    drop(bench.apply_all(true));
+    let failure = text(bench.query(3, "get")).unwrap_err();
+    assert!(
+        failure.to_string().contains("not deterministic"),
+        "{failure}"
+    );
+    assert!(bench.applier.view().read_problem().is_some());
 }

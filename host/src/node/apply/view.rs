@@ -2,7 +2,7 @@
 
 use kontiki_raft::{LogId, LogIndex};
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// What a machine's thread is doing.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -17,8 +17,6 @@ pub(crate) enum MachineState {
     Replaying,
     /// Applies entries.
     Applying,
-    /// Answers a query.
-    Querying,
     /// Makes the instance anew from the log, after one that faulted.
     Rebuilding,
     /// Stands still: the plugin or the log failed it.
@@ -28,12 +26,11 @@ pub(crate) enum MachineState {
 }
 
 impl MachineState {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 7] = [
         Self::Starting,
         Self::Idle,
         Self::Replaying,
         Self::Applying,
-        Self::Querying,
         Self::Rebuilding,
         Self::Faulted,
         Self::Ended,
@@ -46,7 +43,6 @@ impl MachineState {
             Self::Idle => "idle",
             Self::Replaying => "replaying",
             Self::Applying => "applying",
-            Self::Querying => "querying",
             Self::Rebuilding => "rebuilding",
             Self::Faulted => "faulted",
             Self::Ended => "ended",
@@ -63,11 +59,50 @@ pub(crate) struct ApplyView {
     pub(super) applied_term: AtomicU64,
     pub(super) outcome_hash: AtomicU64,
     pub(super) memory_size_bytes: AtomicU64,
+    /// Memory of the instance that answers queries; 0 while there is none.
+    pub(super) reader_size_bytes: AtomicU64,
     /// Entries handed over and not applied yet.
     pub(super) queued: AtomicU64,
     /// Queries whose index is not applied yet.
     pub(super) waiting: AtomicU64,
-    fault: Mutex<Option<String>>,
+    standstill: Mutex<Option<Standstill>>,
+    read_problem: Mutex<Option<String>>,
+}
+
+/// That a machine stands still.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Standstill {
+    /// Why, in one line.
+    pub(crate) headline: String,
+    pub(crate) cause: StandstillCause,
+}
+
+/// Whose fault it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum StandstillCause {
+    /// The plugin's: it would fail on every replica.
+    Plugin,
+    /// The plugin's: it is no function of its log.
+    NotDeterministic,
+    /// This node's.
+    Node,
+}
+
+impl StandstillCause {
+    /// What to do about it.
+    pub(crate) fn next_step(self) -> &'static str {
+        match self {
+            Self::Plugin => "correct the plugin; until upgrades exist, create a new group with it",
+            Self::NotDeterministic => {
+                "correct the plugin: its answers may depend on the log alone. Until upgrades \
+                 exist, create a new group with it"
+            }
+            Self::Node => {
+                "see this node's log, and to its memory and disk; then restart it: the machine is \
+                 made anew from the log"
+            }
+        }
+    }
 }
 
 /// A copy of [`ApplyView`].
@@ -108,15 +143,31 @@ impl ApplyView {
         left
     }
 
-    /// Why the machine stands still, if it does.
+    /// Why the machine stands still, in one line, if it does.
     pub(crate) fn fault(&self) -> Option<String> {
-        self.fault
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .clone()
+        self.standstill().map(|standstill| standstill.headline)
     }
 
-    pub(super) fn set_fault(&self, message: &str) {
-        *self.fault.lock().unwrap_or_else(PoisonError::into_inner) = Some(message.to_owned());
+    /// Why the machine stands still, if it does.
+    pub(crate) fn standstill(&self) -> Option<Standstill> {
+        lock(&self.standstill).clone()
     }
+
+    pub(super) fn set_standstill(&self, standstill: Standstill) {
+        *lock(&self.standstill) = Some(standstill);
+    }
+
+    /// What is wrong with how queries are answered, if anything.
+    pub(crate) fn read_problem(&self) -> Option<String> {
+        lock(&self.read_problem).clone()
+    }
+
+    pub(super) fn set_read_problem(&self, problem: &str) {
+        *lock(&self.read_problem) = Some(problem.to_owned());
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing is left half done under these locks.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,68 +1,105 @@
 //! The thread: what it owns, one job after another, and what it does when it can do no more.
 
-use super::view::{ApplyView, MachineState};
+use super::reader::ReaderHandle;
+use super::runner::Runner;
+use super::view::{ApplyView, MachineState, Standstill, StandstillCause};
 use super::{ApplierConfig, ApplyReport, Job, PendingQuery, Reporter};
-use crate::metrics::{PluginMetrics, result_of};
-use crate::node::plugins::PluginSource;
 use crate::node::request::{Failure, Outcome};
-use kontiki_plugin::{Machine, OutcomeHash};
-use kontiki_raft::{GroupId, LogId, LogIndex};
-use kontiki_storage::Storage;
+use kontiki_plugin::Fault;
+use kontiki_raft::{GroupId, LogIndex};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, mpsc};
-use std::time::Instant;
 use tracing::error;
 
 pub(super) struct Worker {
     pub(super) group: GroupId,
-    pub(super) storage: Arc<dyn Storage>,
-    pub(super) plugin: PluginSource,
     pub(super) digest: Arc<str>,
-    pub(super) machine: Option<Box<dyn Machine>>,
-    pub(super) state: Progress,
+    /// The replicated instance.
+    pub(super) runner: Runner,
+    /// Answers queries; made at the first.
+    pub(super) reader: Option<ReaderHandle>,
     /// Queries whose index is not applied yet.
     pub(super) waiting: Vec<PendingQuery>,
     pub(super) replay_until: LogIndex,
     pub(super) replaying: bool,
-    pub(super) fault: Option<String>,
+    pub(super) stopped: Option<Stopped>,
     pub(super) view: Arc<ApplyView>,
-    pub(super) metrics: PluginMetrics,
-    /// Fuel of the present machine that was measured already.
-    pub(super) fuel_measured: u64,
     pub(super) report: Reporter,
 }
 
-/// How far a machine is; a function of the entries applied.
-#[derive(Clone, Copy, Debug, Default)]
-pub(super) struct Progress {
-    pub(super) applied: LogId,
-    /// Time of the last entry: an entry's time is never before it.
-    pub(super) time_ns: u64,
-    pub(super) hash: OutcomeHash,
+/// Why a machine can do no more.
+#[derive(Clone, Debug)]
+pub(super) struct Stopped {
+    /// In one line.
+    pub(super) headline: String,
+    /// With what the guest wrote, and its stack.
+    pub(super) whole: String,
+    cause: StandstillCause,
 }
 
-/// Apply stopped in the middle.
-pub(super) struct Stopped {
-    pub(super) message: String,
+impl Stopped {
+    /// A call failed.
+    pub(super) fn by(fault: &Fault) -> Self {
+        Self {
+            headline: fault.headline(),
+            whole: fault.to_string(),
+            cause: match fault {
+                Fault::Guest(_) => StandstillCause::Plugin,
+                Fault::Environment(_) => StandstillCause::Node,
+            },
+        }
+    }
+
+    /// This node failed.
+    pub(super) fn here(message: String) -> Self {
+        Self {
+            headline: message.clone(),
+            whole: message,
+            cause: StandstillCause::Node,
+        }
+    }
+
+    /// A replay gave other answers.
+    pub(super) fn not_deterministic(index: LogIndex) -> Self {
+        let message = format!(
+            "the plugin is not deterministic: replaying the log up to index {index} gave other \
+             answers than before"
+        );
+        Self {
+            headline: message.clone(),
+            whole: message,
+            cause: StandstillCause::NotDeterministic,
+        }
+    }
+
+    pub(super) fn is_not_deterministic(&self) -> bool {
+        self.cause == StandstillCause::NotDeterministic
+    }
+
+    /// What a client is told.
+    pub(super) fn failure(&self, outcome: Outcome) -> Failure {
+        Failure::PluginFault {
+            message: self.headline.clone(),
+            outcome,
+        }
+    }
 }
 
 impl Worker {
     pub(super) fn new(config: ApplierConfig, view: Arc<ApplyView>) -> Self {
+        let digest = config.plugin.id();
+        let of = (config.group, config.storage);
         Self {
             group: config.group,
-            storage: config.storage,
-            digest: config.plugin.id(),
-            plugin: config.plugin,
-            machine: None,
-            state: Progress::default(),
+            digest,
+            runner: Runner::new(of, config.plugin, config.metrics),
+            reader: None,
             waiting: Vec::new(),
             replay_until: config.replay_until,
             replaying: true,
-            fault: None,
+            stopped: None,
             view,
-            metrics: config.metrics,
-            fuel_measured: 0,
             report: config.report,
         }
     }
@@ -70,7 +107,7 @@ impl Worker {
     /// Works until told to stop. `making` is dropped once the machine is made, or cannot be.
     pub(super) fn run(mut self, queue: &mpsc::Receiver<Job>, making: mpsc::Sender<()>) {
         self.guarded(|worker| {
-            if let Err(stopped) = worker.make_machine() {
+            if let Err(stopped) = worker.runner.make() {
                 worker.stop(stopped);
             }
         });
@@ -91,11 +128,10 @@ impl Worker {
     /// everyone who waits gets an answer, and the group learns that it must not lead.
     fn guarded(&mut self, work: impl FnOnce(&mut Self)) {
         let caught = catch_unwind(AssertUnwindSafe(|| work(self)));
-        if caught.is_err() && self.fault.is_none() {
-            self.machine = None;
-            self.stop(Stopped {
-                message: "the thread of the state machine panicked; see this node's log".into(),
-            });
+        if caught.is_err() && self.stopped.is_none() {
+            self.runner.machine = None;
+            let message = "the thread of the state machine panicked; see this node's log";
+            self.stop(Stopped::here(message.into()));
         }
     }
 
@@ -112,33 +148,21 @@ impl Worker {
 
     /// Nothing is under way any more.
     fn rest(&self) {
-        self.view.enter(match self.fault {
+        self.view.enter(match self.stopped {
             Some(_) => MachineState::Faulted,
             None => MachineState::Idle,
         });
     }
 
-    pub(super) fn make_machine(&mut self) -> Result<(), Stopped> {
-        let start = Instant::now();
-        let made = self.plugin.instantiate(self.group);
-        let result = result_of(made.as_ref().err());
-        self.metrics.started(start.elapsed(), result);
-        let mut machine = made.map_err(|fault| Stopped {
-            message: fault.to_string(),
-        })?;
-        machine.set_replaying(true);
-        self.replaying = true;
-        self.machine = Some(machine);
-        self.fuel_measured = 0;
-        Ok(())
-    }
-
     pub(super) fn stop(&mut self, stopped: Stopped) {
-        let index = self.state.applied.index;
+        let index = self.runner.state.applied.index;
         error!(group = self.group.0, index = index.0, plugin = %self.digest,
-            error = %stopped.message, "the state machine stands still");
-        self.view.set_fault(&stopped.message);
-        self.fault = Some(stopped.message);
+            error = %stopped.whole, "the state machine stands still");
+        self.view.set_standstill(Standstill {
+            headline: stopped.headline.clone(),
+            cause: stopped.cause,
+        });
+        self.stopped = Some(stopped);
         for query in std::mem::take(&mut self.waiting) {
             query.reply.answer(Err(self.failure()));
         }
@@ -146,9 +170,9 @@ impl Worker {
     }
 
     pub(super) fn failure(&self) -> Failure {
-        Failure::PluginFault {
-            message: self.fault.clone().unwrap_or_default(),
-            outcome: Outcome::Unknown,
+        match &self.stopped {
+            Some(stopped) => stopped.failure(Outcome::Unknown),
+            None => Failure::ShuttingDown,
         }
     }
 }

@@ -27,10 +27,13 @@ impl Group {
                 next_step: next_step.to_owned(),
             });
         };
-        if let Some(fault) = self.applier.view().fault() {
+        if let Some(standstill) = self.applier.view().standstill() {
             add(
-                format!("the state machine stands still: {fault}"),
-                "correct the plugin; until upgrades exist, create a new group with it",
+                format!(
+                    "the state machine stands still: {}; this node's log has more",
+                    standstill.headline
+                ),
+                standstill.cause.next_step(),
             );
         } else if let Some(failure) = &self.state.storage_failure {
             add(
@@ -41,6 +44,12 @@ impl Group {
             add(
                 format!("this replica has failed: {failure}"),
                 "see this node's log, then restart it or replace the replica",
+            );
+        }
+        if let Some(problem) = self.applier.view().read_problem() {
+            add(
+                problem,
+                "correct the plugin: a query changes nothing, and answers depend on the log alone",
             );
         }
         if self.state.removed {
