@@ -1,6 +1,6 @@
 //! What the rest of the node holds of a group.
 
-use super::apply::{Applier, ApplyStatus};
+use super::apply::{Applier, ApplyStatus, Checkpoints, Comparison};
 use super::budget::Budget;
 use super::clock::{Clock, micros};
 use super::context::lock;
@@ -158,12 +158,28 @@ impl GroupHandle {
         limit.load(Ordering::Relaxed)
     }
 
-    /// Whether a leader is known and the plugin runs.
+    /// Whether a leader is known, the plugin runs, and no other replica has answered otherwise.
     pub(crate) fn is_healthy(&self) -> bool {
         let brief = self.brief();
         brief.leader.is_some()
             && brief.role != Role::Stopped
             && self.inner.applier.view().fault().is_none()
+            && !self.is_diverged()
+    }
+
+    /// Whether another replica has answered the same log differently.
+    pub(crate) fn is_diverged(&self) -> bool {
+        !self.inner.applier.view().differing().is_empty()
+    }
+
+    /// The outcome hashes that the replica remembers.
+    pub(crate) fn checkpoints(&self) -> Checkpoints {
+        self.inner.applier.view().checkpoints()
+    }
+
+    /// Notes what came of comparing them with another node's. True if that is news.
+    pub(crate) fn note_comparison(&self, node: NodeId, result: Comparison) -> bool {
+        self.inner.applier.view().note_comparison(node, result)
     }
 
     /// Puts a command into the queue, without waiting for its answer.

@@ -71,6 +71,7 @@ pub(super) async fn start(config: NodeConfig) -> Result<RunningNode, StartError>
             return Err(StartError::Serve(error));
         }
     };
+    context.in_background(server::witness::run(Arc::downgrade(&context)));
     let opened = context.open_groups().await;
     let node = RunningNode {
         ports,
@@ -91,7 +92,10 @@ pub(super) async fn start(config: NodeConfig) -> Result<RunningNode, StartError>
 async fn open(config: NodeConfig) -> Result<(Data, Engine), StartError> {
     tokio::task::spawn_blocking(move || {
         let data = open_data(&config)?;
-        let engine = Engine::new(Limits::default())?;
+        let engine = Engine::new(Limits {
+            component_size_bytes_max: config.limits.plugin_size_bytes_max as u64,
+            ..Limits::default()
+        })?;
         Ok((data, engine))
     })
     .await?

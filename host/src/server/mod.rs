@@ -33,6 +33,7 @@ mod settings;
 mod settle;
 mod status;
 mod steward;
+pub(crate) mod witness;
 
 use crate::node::Listeners;
 use crate::node::context::{Context, lock};

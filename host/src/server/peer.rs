@@ -177,6 +177,14 @@ impl Peer for PeerService {
         self.to_the_end(work).await
     }
 
+    async fn compare_outcomes(
+        &self,
+        request: Request<v1::CompareOutcomesRequest>,
+    ) -> Result<Response<v1::CompareOutcomesReply>, Status> {
+        super::witness::hear(self.context(), request.get_ref());
+        Ok(Response::new(v1::CompareOutcomesReply {}))
+    }
+
     type FetchPluginStream = BoxStream<'static, Result<v1::PluginChunk, Status>>;
 
     async fn fetch_plugin(

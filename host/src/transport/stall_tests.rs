@@ -146,6 +146,13 @@ impl Peer for Stalled {
         Err(Status::unimplemented("no test asks for it"))
     }
 
+    async fn compare_outcomes(
+        &self,
+        _: Request<v1::CompareOutcomesRequest>,
+    ) -> Result<Response<v1::CompareOutcomesReply>, Status> {
+        Err(Status::unimplemented("no test asks for it"))
+    }
+
     type FetchPluginStream = BoxStream<'static, Result<v1::PluginChunk, Status>>;
 
     async fn fetch_plugin(

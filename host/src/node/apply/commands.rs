@@ -87,6 +87,9 @@ impl Worker {
         let machine = self.runner.machine.as_ref();
         let size_bytes = machine.map_or(0, |machine| machine.memory_size_bytes());
         let set = |value: &AtomicU64, to| value.store(to, Ordering::Release);
+        let passed = std::mem::take(&mut self.runner.passed);
+        let at = (state.applied.index, state.hash.value());
+        self.view.pass(passed, at);
         set(&self.view.memory_size_bytes, size_bytes);
         set(&self.view.outcome_hash, state.hash.value());
         set(&self.view.applied_term, state.applied.term.0);

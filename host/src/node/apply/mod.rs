@@ -1,6 +1,7 @@
 //! The thread that owns a group's state machine and applies what is committed, in order; and beside
 //! it the one that answers queries, on an instance of its own.
 
+mod checkpoints;
 mod commands;
 mod cut;
 mod queries;
@@ -17,6 +18,7 @@ use super::reply::{CommandReply, QueryReply};
 use super::request::{Failure, Outcome};
 use crate::metrics::PluginMetrics;
 use bytes::Bytes;
+pub(crate) use checkpoints::{Checkpoint, Checkpoints, Comparison};
 use kontiki_raft::{ApplyBatch, GroupId, LogIndex};
 use kontiki_storage::Storage;
 use std::sync::atomic::Ordering;

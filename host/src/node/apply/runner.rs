@@ -1,5 +1,6 @@
 //! A machine and how far it is: what both the replicated instance and the reader are.
 
+use super::checkpoints::{Checkpoint, Checkpoints};
 use super::cut::{cut, is_command};
 use super::worker::Stopped;
 use crate::metrics::{PluginMetrics, result_of};
@@ -38,8 +39,11 @@ pub(super) struct Runner {
     /// Commands whose answers are more than the host takes over at all: they are rejected without
     /// being passed on. Found out by trying, alike on every replica.
     pub(super) outsized: BTreeSet<LogIndex>,
-    /// Whether calls of `apply` are measured: a reader repeats what was measured already.
-    measures_apply: bool,
+    /// Hashes at indexes to be kept, since they were last taken.
+    pub(super) passed: Vec<Checkpoint>,
+    /// Whether it is the replicated instance, whose calls of `apply` are measured and whose hashes
+    /// are kept: a reader only repeats them.
+    replicated: bool,
     /// Fuel of the present machine that was measured already.
     fuel_measured: u64,
 }
@@ -58,7 +62,8 @@ impl Runner {
             machine: None,
             state: Progress::default(),
             outsized: BTreeSet::new(),
-            measures_apply: true,
+            passed: Vec::new(),
+            replicated: true,
             fuel_measured: 0,
         }
     }
@@ -68,7 +73,7 @@ impl Runner {
         let of = (self.group, Arc::clone(&self.storage));
         Self {
             outsized: self.outsized.clone(),
-            measures_apply: false,
+            replicated: false,
             ..Self::new(of, self.plugin.clone(), self.metrics.clone())
         }
     }
@@ -153,10 +158,15 @@ impl Runner {
             false => self.call_machine(batch)?,
         };
         self.state.time_ns = time_ns;
-        let commands = entries.iter().filter(|entry| is_command(entry));
-        for (entry, answer) in commands.zip(answers.iter()) {
-            self.state.hash.add(entry.id.index.0, answer);
-            on_answer(entry.id, answer);
+        let mut answers = answers.iter();
+        for entry in entries {
+            if is_command(entry)
+                && let Some(answer) = answers.next()
+            {
+                self.state.hash.add(entry.id.index.0, answer);
+                on_answer(entry.id, answer);
+            }
+            self.pass(entry.id.index);
         }
         if let Some(last) = entries.last() {
             self.state.applied = last.id;
@@ -164,12 +174,18 @@ impl Runner {
         Ok(())
     }
 
+    fn pass(&mut self, index: LogIndex) {
+        if self.replicated && Checkpoints::keeps(index) {
+            self.passed.push((index, self.state.hash.value()));
+        }
+    }
+
     fn call_machine(&mut self, batch: &Batch<'_>) -> Result<Answers, ApplyFault> {
         let machine = self.machine.as_mut();
         let machine = machine.expect("made before the first batch, else stopped");
         let start = Instant::now();
         let answers = machine.apply(batch);
-        if self.measures_apply {
+        if self.replicated {
             let fault = answers.as_ref().err().map(|fault| &fault.fault);
             self.metrics.applied(start.elapsed(), result_of(fault));
         }
@@ -198,6 +214,7 @@ impl Runner {
         self.state.time_ns = self.state.time_ns.max(entry.time_ns);
         self.state.hash.add(entry.id.index.0, answer);
         on_answer(entry.id, answer);
+        self.pass(entry.id.index);
         self.state.applied = entry.id;
     }
 
@@ -235,6 +252,8 @@ impl Runner {
         let wanted = self.state;
         self.make()?;
         self.catch_up(wanted.applied.index, ended)?;
+        // They were passed before.
+        self.passed.clear();
         let same = self.state.hash == wanted.hash;
         self.state = wanted;
         match same {

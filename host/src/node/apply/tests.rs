@@ -540,6 +540,9 @@ fn answers_that_are_too_much_together_are_the_same_as_one_by_one() {
     };
     assert_eq!(all(&together), ["0", "1", "2"]);
     assert_eq!(all(&alone), ["0", "1", "2"]);
+    for bench in [&together, &alone] {
+        assert_eq!(bench.last_report(), ApplyReport::Applied(LogIndex(4)));
+    }
     let hash = |bench: &Bench| bench.applier.view().status().outcome_hash;
     assert_eq!(hash(&together), hash(&alone));
     assert_eq!(text(together.query(4, "get")), Ok("3".to_owned()));

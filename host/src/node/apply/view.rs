@@ -1,6 +1,8 @@
 //! What a machine's thread shows of itself.
 
-use kontiki_raft::{LogId, LogIndex};
+use super::checkpoints::{Checkpoint, Checkpoints, Comparison};
+use kontiki_raft::{LogId, LogIndex, NodeId};
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
@@ -67,6 +69,9 @@ pub(crate) struct ApplyView {
     pub(super) waiting: AtomicU64,
     standstill: Mutex<Option<Standstill>>,
     read_problem: Mutex<Option<String>>,
+    checkpoints: Mutex<Checkpoints>,
+    /// Nodes whose replicas have answered otherwise, and where that was seen first.
+    differing: Mutex<BTreeMap<NodeId, LogIndex>>,
 }
 
 /// That a machine stands still.
@@ -155,6 +160,41 @@ impl ApplyView {
 
     pub(super) fn set_standstill(&self, standstill: Standstill) {
         *lock(&self.standstill) = Some(standstill);
+    }
+
+    /// Notes hashes that were passed, and where the machine stands.
+    pub(super) fn pass(&self, passed: Vec<Checkpoint>, at: Checkpoint) {
+        let mut checkpoints = lock(&self.checkpoints);
+        for checkpoint in passed {
+            checkpoints.pass(checkpoint);
+        }
+        checkpoints.stand(at);
+    }
+
+    /// The hashes that are remembered.
+    pub(crate) fn checkpoints(&self) -> Checkpoints {
+        lock(&self.checkpoints).clone()
+    }
+
+    /// Notes what came of comparing hashes with another node's replica. True if that is news.
+    pub(crate) fn note_comparison(&self, node: NodeId, result: Comparison) -> bool {
+        let mut differing = lock(&self.differing);
+        match result {
+            Comparison::Nothing => false,
+            Comparison::Same(_) => differing.remove(&node).is_some(),
+            Comparison::Differ(index) => {
+                let known = differing.get(&node).copied();
+                let first = known.map_or(index, |known| known.min(index));
+                differing.insert(node, first);
+                known.is_none()
+            }
+        }
+    }
+
+    /// Nodes whose replicas have answered the same log differently, and up to which index that was
+    /// seen first.
+    pub(crate) fn differing(&self) -> BTreeMap<NodeId, LogIndex> {
+        lock(&self.differing).clone()
     }
 
     /// What is wrong with how queries are answered, if anything.

@@ -46,6 +46,18 @@ impl Group {
                 "see this node's log, then restart it or replace the replica",
             );
         }
+        for (node, index) in self.applier.view().differing() {
+            add(
+                format!(
+                    "this replica has diverged from that of node {:?}: at index {index} or before \
+                     they answered the same log differently",
+                    self.transport.name(node)
+                ),
+                "find out which one is right (`kontiki group describe GROUP --node NODE`: outcome \
+                 hash; the odd one out is wrong), and replace that replica: remove its node from \
+                 the group, and add it again",
+            );
+        }
         if let Some(problem) = self.applier.view().read_problem() {
             add(
                 problem,

@@ -87,7 +87,7 @@ fn summable(family: Family, value: fn(&GroupState) -> Option<u64>) -> GroupGauge
     }
 }
 
-fn gauges() -> [GroupGauge; 9] {
+fn gauges() -> [GroupGauge; 10] {
     [
         of_each(
             family("group_has_leader", "1 if the replica knows a leader"),
@@ -96,6 +96,13 @@ fn gauges() -> [GroupGauge; 9] {
         of_each(
             family("group_healthy", "1 with a leader and a running plugin"),
             |group| Some(u64::from(group.handle.is_healthy())),
+        ),
+        summable(
+            family(
+                "group_diverged",
+                "1 if another replica has answered the same log differently",
+            ),
+            |group| Some(u64::from(group.handle.is_diverged())),
         ),
         of_each(family("group_term", "Current term"), |group| {
             Some(group.brief.term.0)
