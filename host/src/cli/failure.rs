@@ -187,6 +187,10 @@ fn hint(error: &Error) -> Option<String> {
         "NODE_NOT_FOUND" | "PEER_UNREACHABLE" => "kontiki node list".into(),
         "READ_ONLY" => format!("kontiki group read-only {group} off"),
         "WRONG_SERVER" => "--endpoints takes the address a node listens on for clients".into(),
+        "PLUGIN_FAULT" => format!(
+            "`kontiki group describe {group}` says how the group is; the node's log has the guest's \
+             stack"
+        ),
         _ if error.outcome() == Outcome::Unknown => {
             "query the state before you send it again: a second copy may be applied twice".into()
         }

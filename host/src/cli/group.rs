@@ -11,7 +11,7 @@ use super::output::{Document, table};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::{Args, Subcommand, ValueEnum};
-use kontiki_client::proto;
+use kontiki_client::{Outcome, proto};
 use serde_json::{Value, json};
 
 /// Groups: each is one replicated state machine.
@@ -126,7 +126,13 @@ async fn create(global: &Global, args: &CreateArgs) -> Result<()> {
         voters: args.voters.clone(),
         learners: args.learners.clone(),
     };
-    let spec = global.client().admin().create_group(request).await?;
+    let created = global.client().admin().create_group(request).await;
+    let spec = created.map_err(|error| match error.outcome() {
+        Outcome::Unknown => Failure::from(error).with_hint(
+            "`kontiki group list` says whether it is there; creating it again is harmless",
+        ),
+        _ => Failure::from(error),
+    })?;
     global.out().print(&Created(spec));
     Ok(())
 }

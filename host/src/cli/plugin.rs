@@ -9,6 +9,7 @@ use super::remove_plugin::{self, RemoveArgs};
 use bytes::Bytes;
 use clap::{Args, Subcommand};
 use kontiki_client::proto::PluginInfo;
+use kontiki_client::publication_limit;
 use kontiki_guest_build::{Programs, Project, Toolchain, Way, build};
 use kontiki_plugin::{Engine, Limits};
 use serde_json::{Value, json};
@@ -189,8 +190,13 @@ async fn inspect(global: &Global, args: &InspectArgs) -> Result<PluginInfo> {
 
 /// Loads a component as a node would, and says what it is.
 fn check_file(bytes: &[u8]) -> Result<PluginInfo> {
-    let engine = Engine::new(Limits::default())
-        .map_err(|error| Failure::local("ENGINE", error.to_string()))?;
+    // How large is too large is for the nodes to say, and differs between them.
+    let limits = Limits {
+        component_size_bytes_max: u64::MAX,
+        ..Limits::default()
+    };
+    let engine =
+        Engine::new(limits).map_err(|error| Failure::local("ENGINE", error.to_string()))?;
     let plugin = engine
         .load(bytes)
         .map_err(|error| Failure::new(Exit::Refused, "PLUGIN_REFUSED", error.to_string()))?;
@@ -212,8 +218,11 @@ fn check_file(bytes: &[u8]) -> Result<PluginInfo> {
 
 async fn push(global: &Global, args: &PushArgs) -> Result<()> {
     let component = read(&args.path)?;
+    // The nodes compile it, one after the other's answer: as long as that may take.
+    let limit = global.timeout().max(2 * publication_limit(component.len()));
     let info = global
         .client()
+        .with_timeout(limit)
         .admin()
         .push_plugin(component, args.local)
         .await?;

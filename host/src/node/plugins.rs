@@ -4,10 +4,13 @@ use super::native_machine::{self, NativeCounter};
 use kontiki_plugin::{
     Description, Digest, Engine, Fault, InstanceOptions, LoadError, Machine, Plugin,
 };
+use kontiki_proto::v1::PluginInfo;
 use kontiki_raft::GroupId;
 use kontiki_storage::{BlobStore, StorageError};
+use prost::Message as _;
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use tracing::warn;
 
 /// What a group's machine is made from.
 #[derive(Clone)]
@@ -134,7 +137,8 @@ pub(crate) struct PluginStore {
     blobs: Blobs,
     size_bytes_max: usize,
     allow_native: bool,
-    loaded: Mutex<BTreeMap<String, Plugin>>,
+    /// What plugins say of themselves, by digest, as far as it was asked for.
+    known: Mutex<BTreeMap<String, PluginInfo>>,
 }
 
 impl PluginStore {
@@ -149,7 +153,7 @@ impl PluginStore {
             blobs,
             size_bytes_max,
             allow_native,
-            loaded: Mutex::default(),
+            known: Mutex::default(),
         }
     }
 
@@ -164,8 +168,46 @@ impl PluginStore {
         let plugin = self.engine.load(component)?;
         let digest = plugin.digest().to_string();
         self.blobs.put(&blob_name(&digest), component)?;
-        self.remember(digest, plugin.clone());
+        self.remember(&digest, info_of(&plugin));
         Ok(plugin)
+    }
+
+    /// Keeps what a plugin says of itself beside it. Should that fail, it is asked again.
+    fn remember(&self, digest: &str, info: PluginInfo) {
+        if let Err(error) = self.blobs.put(&about_name(digest), &info.encode_to_vec()) {
+            warn!(plugin = digest, %error, "what the plugin says of itself is not kept");
+        }
+        lock(&self.known).insert(digest.to_owned(), info);
+    }
+
+    /// What the plugin with this digest says of itself. It is compiled for that only if it was
+    /// stored by a version that did not keep it.
+    pub(crate) fn info(&self, digest: &str) -> Result<PluginInfo, PluginError> {
+        if let Some(info) = lock(&self.known).get(digest) {
+            return Ok(info.clone());
+        }
+        if !is_digest(digest) {
+            return Err(PluginError::NoName(digest.to_owned()));
+        }
+        let kept = self.blobs.get(&about_name(digest)).ok();
+        let kept = kept.and_then(|bytes| PluginInfo::decode(bytes.as_slice()).ok());
+        if let Some(info) = kept.filter(|info| info.digest == digest) {
+            lock(&self.known).insert(digest.to_owned(), info.clone());
+            return Ok(info);
+        }
+        let info = info_of(&self.plugin(digest)?);
+        self.remember(digest, info.clone());
+        Ok(info)
+    }
+
+    /// Every stored plugin that can be told of, and the digests of those that cannot.
+    pub(crate) fn list(&self) -> Result<Vec<PluginInfo>, PluginError> {
+        let digests = self.digests()?;
+        let told = digests.iter().map(|digest| {
+            let told = self.info(digest);
+            told.map_err(|error| warn!(plugin = %digest, %error, "a stored plugin does not load"))
+        });
+        Ok(told.flatten().collect())
     }
 
     pub(crate) fn check_size(&self, size_bytes: usize) -> Result<(), PluginError> {
@@ -177,10 +219,6 @@ impl PluginStore {
             });
         }
         Ok(())
-    }
-
-    fn remember(&self, digest: String, plugin: Plugin) {
-        lock(&self.loaded).insert(digest, plugin);
     }
 
     /// Whether the component is stored, or built in and allowed.
@@ -207,9 +245,14 @@ impl PluginStore {
 
     /// Removes a component, durably; false if there is none. Whoever has it loaded keeps it.
     pub(crate) fn remove(&self, digest: &str) -> Result<bool, PluginError> {
-        lock(&self.loaded).remove(digest);
+        lock(&self.known).remove(digest);
         if let Ok(digest) = digest.parse() {
             self.engine.unload(&digest);
+        }
+        // Without its component it says nothing to anybody, so it goes first.
+        match self.blobs.remove(&about_name(digest)) {
+            Ok(()) | Err(StorageError::BlobNotFound { .. }) => {}
+            Err(error) => return Err(error.into()),
         }
         match self.blobs.remove(&blob_name(digest)) {
             Ok(()) => Ok(true),
@@ -236,15 +279,14 @@ impl PluginStore {
 
     /// The component with this digest, loaded.
     pub(crate) fn plugin(&self, digest: &str) -> Result<Plugin, PluginError> {
-        let loaded = lock(&self.loaded);
-        if let Some(plugin) = loaded.get(digest) {
-            return Ok(plugin.clone());
+        let loaded = digest
+            .parse()
+            .ok()
+            .and_then(|digest| self.engine.plugin(&digest));
+        match loaded {
+            Some(plugin) => Ok(plugin),
+            None => Ok(self.engine.load(&self.component(digest)?)?),
         }
-        drop(loaded);
-        let component = self.component(digest)?;
-        let plugin = self.engine.load(&component)?;
-        self.remember(digest.to_owned(), plugin.clone());
-        Ok(plugin)
     }
 
     /// The bytes of the component with this digest.
@@ -252,12 +294,18 @@ impl PluginStore {
         if !is_digest(digest) {
             return Err(PluginError::NoName(digest.to_owned()));
         }
-        self.blobs
-            .get(&blob_name(digest))
-            .map_err(|error| match error {
-                StorageError::BlobNotFound { .. } => PluginError::NotFound(digest.to_owned()),
-                other => other.into(),
-            })
+        let name = blob_name(digest);
+        let component = self.blobs.get(&name).map_err(|error| match error {
+            StorageError::BlobNotFound { .. } => PluginError::NotFound(digest.to_owned()),
+            other => other.into(),
+        })?;
+        match Digest::of(&component).to_string() == digest {
+            true => Ok(component),
+            false => Err(PluginError::Storage(StorageError::BlobDamaged {
+                name,
+                why: "it holds another component".to_owned(),
+            })),
+        }
     }
 
     /// Digests of all stored components, ascending.
@@ -281,12 +329,11 @@ impl PluginStore {
         let mut found = Vec::new();
         for digest in self.digests()? {
             // A component that does not load any more is not what is looked for by name.
-            let Ok(plugin) = self.plugin(&digest) else {
+            let Ok(info) = self.info(&digest) else {
                 continue;
             };
-            let description = plugin.description();
-            let versioned = format!("{}@{}", description.name, description.version);
-            if name == description.name || name == versioned {
+            let versioned = format!("{}@{}", info.name, info.version);
+            if name == info.name || name == versioned {
                 found.push(digest);
             }
         }
@@ -319,6 +366,29 @@ fn blob_name(digest: &str) -> String {
     format!("{}.wasm", digest.replacen(':', "-", 1))
 }
 
+/// Where what a plugin says of itself is kept: a `PluginInfo`.
+fn about_name(digest: &str) -> String {
+    format!("{}.about", digest.replacen(':', "-", 1))
+}
+
+/// What is told of a plugin.
+pub(crate) fn info_of(plugin: &Plugin) -> PluginInfo {
+    let description = plugin.description();
+    PluginInfo {
+        digest: plugin.digest().to_string(),
+        name: description.name.clone(),
+        version: description.version.clone(),
+        size_bytes: plugin.size_bytes(),
+        state_format: description.state_format,
+        reads_formats: description.reads_formats.clone(),
+        contract: plugin.contract().to_string(),
+        imports: plugin.imports().to_vec(),
+        exports: plugin.exports().to_vec(),
+        nodes: Vec::new(),
+        failed_nodes: Vec::new(),
+    }
+}
+
 fn digest_of_blob(name: &str) -> Option<String> {
     let digest = name.strip_suffix(".wasm")?.replacen('-', ":", 1);
     is_digest(&digest).then_some(digest)
@@ -335,5 +405,43 @@ mod tests {
         assert_eq!(digest_of_blob(&blob_name(&digest)), Some(digest));
         assert_eq!(digest_of_blob("sha256-..wasm"), None);
         assert!(!is_digest("sha256:../../x"));
+    }
+
+    fn store() -> PluginStore {
+        let engine = Engine::new(kontiki_plugin::Limits::default()).unwrap();
+        PluginStore::new(engine, Blobs::Memory(Mutex::default()), 1 << 20, false)
+    }
+
+    /// Nothing here is a component, so nothing could be compiled.
+    #[test]
+    fn what_is_kept_of_a_plugin_is_told_without_compiling_it() {
+        let store = store();
+        let put = |content: &[u8], about: Option<&str>| {
+            let digest = Digest::of(content).to_string();
+            store.blobs.put(&blob_name(&digest), content).unwrap();
+            let info = about.map(|name| PluginInfo {
+                digest: digest.clone(),
+                name: name.to_owned(),
+                version: "1.0.0".to_owned(),
+                ..PluginInfo::default()
+            });
+            if let Some(info) = info {
+                let bytes = info.encode_to_vec();
+                store.blobs.put(&about_name(&digest), &bytes).unwrap();
+            }
+            digest
+        };
+        let (one, _) = (put(b"one", Some("kv")), put(b"damaged", None));
+        let names =
+            |list: Vec<PluginInfo>| list.into_iter().map(|info| info.name).collect::<Vec<_>>();
+        assert_eq!(names(store.list().unwrap()), ["kv"]);
+        assert_eq!(store.resolve("kv").unwrap(), one);
+        assert_eq!(store.resolve("kv@1.0.0").unwrap(), one);
+        assert_eq!(store.info(&one).unwrap().name, "kv");
+        put(b"two", Some("kv"));
+        assert!(matches!(
+            store.resolve("kv"),
+            Err(PluginError::Ambiguous(..))
+        ));
     }
 }

@@ -6,19 +6,15 @@ use super::peer::CHUNK_SIZE_BYTES;
 use super::remove_plugin;
 use super::status::Fault;
 use crate::node::context::Context;
-use crate::node::plugins::PluginError;
+use crate::node::plugins::{PluginError, info_of};
 use bytes::Bytes;
 use futures_util::future::join_all;
-use kontiki_plugin::Plugin;
+use kontiki_client::publication_limit;
 use kontiki_proto::v1;
 use kontiki_proto::v1::plugins_client::PluginsClient;
 use kontiki_proto::v1::plugins_server::Plugins;
 use std::sync::Arc;
-use std::time::Duration;
 use tonic::{Request, Response, Status, Streaming};
-
-/// Time for another node to take a plugin.
-const FORWARD_LIMIT: Duration = Duration::from_secs(30);
 
 pub(crate) struct PluginsService {
     shared: Shared,
@@ -81,7 +77,7 @@ impl PluginsService {
             .collect();
         let mut client = PluginsClient::new(self.shared.forwarder.channel(to)?);
         let mut request = Request::new(futures_util::stream::iter(chunks));
-        request.set_timeout(FORWARD_LIMIT);
+        request.set_timeout(publication_limit(component.len()));
         client
             .push(request)
             .await
@@ -99,23 +95,6 @@ pub(crate) async fn blocking<T: Send + 'static>(
     Ok(tokio::task::spawn_blocking(move || work(&context)).await??)
 }
 
-fn plugin_info(plugin: &Plugin) -> v1::PluginInfo {
-    let description = plugin.description();
-    v1::PluginInfo {
-        digest: plugin.digest().to_string(),
-        name: description.name.clone(),
-        version: description.version.clone(),
-        size_bytes: plugin.size_bytes(),
-        state_format: description.state_format,
-        reads_formats: description.reads_formats.clone(),
-        contract: plugin.contract().to_string(),
-        imports: plugin.imports().to_vec(),
-        exports: plugin.exports().to_vec(),
-        nodes: Vec::new(),
-        failed_nodes: Vec::new(),
-    }
-}
-
 #[tonic::async_trait]
 impl Plugins for PluginsService {
     async fn push(
@@ -127,7 +106,7 @@ impl Plugins for PluginsService {
         let context = &self.shared.context;
         let bytes = component.clone();
         let plugin = blocking(context, move |context| context.plugins.push(&bytes)).await?;
-        let mut info = plugin_info(&plugin);
+        let mut info = info_of(&plugin);
         info.nodes.push(context.config.name.clone());
         if !local_only {
             self.spread(&component, &mut info).await;
@@ -139,15 +118,7 @@ impl Plugins for PluginsService {
         &self,
         _: Request<v1::ListPluginsRequest>,
     ) -> Result<Response<v1::ListPluginsReply>, Status> {
-        let plugins = blocking(&self.shared.context, |context| {
-            let digests = context.plugins.digests()?;
-            digests
-                .iter()
-                .map(|digest| context.plugins.plugin(digest))
-                .collect::<Result<Vec<_>, _>>()
-        })
-        .await?;
-        let plugins = plugins.iter().map(plugin_info).collect();
+        let plugins = blocking(&self.shared.context, |context| context.plugins.list()).await?;
         Ok(Response::new(v1::ListPluginsReply { plugins }))
     }
 
@@ -156,12 +127,12 @@ impl Plugins for PluginsService {
         request: Request<v1::InspectPluginRequest>,
     ) -> Result<Response<v1::PluginInfo>, Status> {
         let name = request.into_inner().plugin;
-        let plugin = blocking(&self.shared.context, move |context| {
+        let info = blocking(&self.shared.context, move |context| {
             let digest = context.plugins.resolve(&name)?;
-            context.plugins.plugin(&digest)
+            context.plugins.info(&digest)
         })
         .await?;
-        Ok(Response::new(plugin_info(&plugin)))
+        Ok(Response::new(info))
     }
 
     async fn remove(

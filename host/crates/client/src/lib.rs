@@ -50,6 +50,7 @@ pub use alive::{Alive, connect, ping};
 pub use client::{Client, Member, Options};
 pub use error::{Attempt, Error, Leader, Outcome, Phase, Reason, Result};
 pub use kontiki_proto::v1 as proto;
+pub use plugins::publication_limit;
 pub use reply::{Consistency, Reply, Staleness, Verdict};
 pub use stream::Replies;
 pub use tonic::Code;

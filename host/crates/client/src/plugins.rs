@@ -8,6 +8,7 @@ use crate::proto::plugins_client::PluginsClient;
 use crate::proto::{self, PluginInfo, PushRequest};
 use bytes::Bytes;
 use futures_util::FutureExt;
+use std::time::Duration;
 use tonic::transport::Channel;
 
 /// Bytes of a component in one message.
@@ -96,6 +97,14 @@ impl Admin<'_> {
             .await?
             .message)
     }
+}
+
+/// Time that a node may take to check and compile a component of this size: an interpreter of 10 to
+/// 30 MB takes minutes on a small machine.
+#[must_use]
+pub fn publication_limit(size_bytes: usize) -> Duration {
+    let size_mib = u32::try_from(size_bytes >> 20).unwrap_or(u32::MAX);
+    Duration::from_secs(60) + Duration::from_secs(20).saturating_mul(size_mib)
 }
 
 /// At least one message, so that even an empty file gets its refusal from the server.

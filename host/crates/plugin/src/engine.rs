@@ -24,10 +24,26 @@ struct Inner {
     linker: Linker<HostState>,
     limits: Arc<Limits>,
     profile: Profile,
-    plugins: Mutex<BTreeMap<Digest, Plugin>>,
-    /// Held while compiling: one plugin at a time, each on all processors.
-    compiling: Mutex<()>,
+    plugins: Mutex<Loaded>,
+    /// Those that are being compiled, so that nobody compiles one twice.
+    compiling: Mutex<BTreeMap<Digest, Arc<Mutex<()>>>>,
+    /// Held while compiling a large one, which takes memory and long: one at a time. Small ones go
+    /// on beside it.
+    compiling_large: Mutex<()>,
 }
+
+/// What is compiled.
+#[derive(Default)]
+struct Loaded {
+    plugins: BTreeMap<Digest, Plugin>,
+    /// Least recently wanted first.
+    order: Vec<Digest>,
+}
+
+/// Components above this are compiled one at a time.
+const LARGE_SIZE_BYTES: usize = 2 << 20;
+/// Plugins kept although nothing runs them: whoever pushes one is about to use it.
+const UNUSED_KEPT: usize = 4;
 
 /// No plugin can run on this node.
 #[derive(Debug, thiserror::Error)]
@@ -141,6 +157,7 @@ impl Engine {
             profile,
             plugins: Mutex::default(),
             compiling: Mutex::default(),
+            compiling_large: Mutex::default(),
         };
         Ok(Self {
             inner: Arc::new(inner),
@@ -169,23 +186,52 @@ impl Engine {
         if let Some(plugin) = self.plugin(&digest) {
             return Ok(plugin);
         }
-        let _compiling = lock(&self.inner.compiling);
+        let turn = Arc::clone(lock(&self.inner.compiling).entry(digest).or_default());
+        let loaded = {
+            let _compiling = lock(&turn);
+            self.load_in_turn(digest, bytes)
+        };
+        let mut compiling = lock(&self.inner.compiling);
+        // Whoever waits has a clone, and goes on with the same.
+        if Arc::strong_count(&turn) == 2 {
+            compiling.remove(&digest);
+        }
+        loaded
+    }
+
+    fn load_in_turn(&self, digest: Digest, bytes: &[u8]) -> Result<Plugin, LoadError> {
         if let Some(plugin) = self.plugin(&digest) {
             return Ok(plugin);
         }
+        let large = bytes.len() > LARGE_SIZE_BYTES;
+        let _one_at_a_time = large.then(|| lock(&self.inner.compiling_large));
         let plugin = self.compile(digest, bytes)?;
-        lock(&self.inner.plugins).insert(digest, plugin.clone());
+        let mut loaded = lock(&self.inner.plugins);
+        loaded.plugins.insert(digest, plugin.clone());
+        loaded.want(digest);
+        loaded.trim();
         Ok(plugin)
     }
 
     /// The plugin of that digest, if it is loaded.
     pub fn plugin(&self, digest: &Digest) -> Option<Plugin> {
-        lock(&self.inner.plugins).get(digest).cloned()
+        let mut loaded = lock(&self.inner.plugins);
+        let plugin = loaded.plugins.get(digest).cloned()?;
+        loaded.want(*digest);
+        Some(plugin)
+    }
+
+    /// How many plugins are loaded. Those that nothing runs any more are let go when another is
+    /// loaded, but for the few wanted last.
+    pub fn loaded(&self) -> usize {
+        lock(&self.inner.plugins).plugins.len()
     }
 
     /// Forgets a plugin. Its instances and clones go on; the memory is free when they are gone.
     pub fn unload(&self, digest: &Digest) {
-        lock(&self.inner.plugins).remove(digest);
+        let mut loaded = lock(&self.inner.plugins);
+        loaded.plugins.remove(digest);
+        loaded.order.retain(|other| other != digest);
     }
 
     fn compile(&self, digest: Digest, bytes: &[u8]) -> Result<Plugin, LoadError> {
@@ -216,6 +262,28 @@ impl Engine {
         };
         plugin.description = Some(describe(&plugin)?);
         Ok(Plugin::new(plugin))
+    }
+}
+
+impl Loaded {
+    /// Moves a plugin to the end of those that may be let go.
+    fn want(&mut self, digest: Digest) {
+        self.order.retain(|other| *other != digest);
+        self.order.push(digest);
+    }
+
+    /// Lets go of plugins that nothing runs, but for those wanted last.
+    fn trim(&mut self) {
+        let unused = |digest: &&Digest| {
+            let plugin = self.plugins.get(digest);
+            plugin.is_some_and(|plugin| !plugin.is_in_use())
+        };
+        let unused: Vec<_> = self.order.iter().filter(unused).copied().collect();
+        let surplus = unused.len().saturating_sub(UNUSED_KEPT);
+        for digest in &unused[..surplus] {
+            self.plugins.remove(digest);
+            self.order.retain(|other| other != digest);
+        }
     }
 }
 

@@ -7,7 +7,7 @@
 /// [profile's fingerprint](crate::Profile::fingerprint).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Limits {
-    /// Size of a component. Default 32 MiB.
+    /// Size of a component. Default 64 MiB. No part of the profile: a plugin that is loaded runs alike.
     pub component_size_bytes_max: u64,
     /// Size of one function body in a component, since compile time grows faster than it.
     /// Default 1 MiB.
@@ -22,7 +22,7 @@ pub struct Limits {
     pub fuel_per_start: u64,
     /// Fuel for one log entry; about one unit an instruction. Default 10^10, some seconds.
     pub fuel_per_entry: u64,
-    /// Fuel for one query. Default 10^10.
+    /// Fuel for one query, which holds up those behind it. Default 10^9, less than a second.
     pub fuel_per_query: u64,
     /// Fuel for one `save` or `load`. Default 10^12, some minutes.
     pub fuel_per_snapshot: u64,
@@ -30,7 +30,8 @@ pub struct Limits {
     pub host_calls_per_entry: u64,
     /// Calls of host functions during one `save` or `load`. Default 10^8.
     pub host_calls_per_snapshot: u64,
-    /// Handles (files, streams, directories) that an instance holds at a time. Default 10,000.
+    /// Handles (files, streams, directories) that an instance holds at a time. All but the standard
+    /// streams end with the call, or the entry, that made them. Default 10,000.
     pub handles_max: usize,
     /// Size of the answer to one entry or query. Default 1 MiB.
     pub answer_size_bytes_max: u64,
@@ -46,14 +47,14 @@ pub struct Limits {
 impl Default for Limits {
     fn default() -> Self {
         Self {
-            component_size_bytes_max: 32 << 20,
+            component_size_bytes_max: 64 << 20,
             function_size_bytes_max: 1 << 20,
             functions_max: 200_000,
             memory_size_bytes_max: 1 << 30,
             table_elements_max: 1_000_000,
             fuel_per_start: 10_000_000_000,
             fuel_per_entry: 10_000_000_000,
-            fuel_per_query: 10_000_000_000,
+            fuel_per_query: 1_000_000_000,
             fuel_per_snapshot: 1_000_000_000_000,
             host_calls_per_entry: 1_000_000,
             host_calls_per_snapshot: 100_000_000,

@@ -37,6 +37,11 @@ impl Plugin {
         }
     }
 
+    /// Whether there is another clone than this, as each instance has one.
+    pub(crate) fn is_in_use(&self) -> bool {
+        Arc::strong_count(&self.inner) > 1
+    }
+
     pub(crate) fn inner(&self) -> &PluginInner {
         &self.inner
     }

@@ -13,7 +13,8 @@ const TRAILER_SIZE_BYTES: usize = 16;
 const MAGIC: [u8; 4] = *b"KTB1";
 const TEMPORARY_SUFFIX: &str = ".new";
 
-/// Keeps components under the names `sha256-<64 lower-case hex digits>.wasm`.
+/// Keeps components under the names `sha256-<64 lower-case hex digits>.wasm`, and what they say of
+/// themselves under the same with `.about`.
 ///
 /// A blob is there whole or not at all, whenever the process or the machine stops. Length and
 /// checksum are verified when it is read; whether the content has the digest of its name is for the
@@ -186,7 +187,7 @@ fn check_name(name: &str) -> Result<(), StorageError> {
 fn is_name(name: &str) -> bool {
     let digest = name
         .strip_prefix("sha256-")
-        .and_then(|name| name.strip_suffix(".wasm"));
+        .and_then(|name| name.strip_suffix(".wasm").or(name.strip_suffix(".about")));
     digest.is_some_and(|digest| {
         digest.len() == 64
             && digest
