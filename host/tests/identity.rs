@@ -248,15 +248,17 @@ async fn a_node_that_runs_is_not_forgotten_and_one_that_is_gone_by_all() {
     cluster.stop().await;
 }
 
-/// The cluster's own second process: the directory of n2 with the address of another.
-async fn start_copy(cluster: &mut Cluster) -> usize {
+/// Lays out a second process of n2, at another address. A clean copy: n2 is down while it is taken.
+async fn prepare_copy(cluster: &mut Cluster) -> usize {
+    cluster.stop_node(1).await;
     let directory = cluster.directory.path().to_owned();
     copy_directory(&directory.join("n2"), &directory.join("copy"));
+    cluster.start_node(1).await;
+    cluster.connected().await;
     let copy = cluster.add_node(&[0, 2]);
     let options = cluster.options(copy);
     options.name = Some("n2".into());
     options.data_dir = Some(directory.join("copy").display().to_string());
-    cluster.start_node(copy).await;
     copy
 }
 
@@ -277,15 +279,8 @@ async fn a_copy_beside_the_original_is_refused_for_as_long_as_it_runs() {
     let mut cluster = Cluster::start(3, Data::Disk).await;
     cluster.create_group("counter", COUNTER).await;
     let own = known(&cluster, 0, "n2").await.unwrap().node.unwrap();
-    // A clean copy: the original is down while it is taken.
-    cluster.stop_node(1).await;
-    let directory = cluster.directory.path().to_owned();
-    copy_directory(&directory.join("n2"), &directory.join("n2.copy"));
-    cluster.start_node(1).await;
-    cluster.connected().await;
-    std::fs::rename(directory.join("n2"), directory.join("n2.running")).unwrap();
-    std::fs::rename(directory.join("n2.copy"), directory.join("n2")).unwrap();
-    let copy = start_copy(&mut cluster).await;
+    let copy = prepare_copy(&mut cluster).await;
+    cluster.start_node(copy).await;
     let came = cluster.node(copy).ports().peer.to_string();
 
     wait_for("the copy to stand aside", || async {

@@ -59,10 +59,14 @@ impl Sighting {
             .is_some_and(|(there, confirmed)| confirmed && there.incarnation == claim.incarnation)
     }
 
-    /// Whether another process listens there as the node of `claim`, and was not set aside.
-    pub(crate) fn contradicts(&self, claim: &Introduction) -> bool {
-        self.node(claim)
-            .is_some_and(|(there, _)| there.incarnation != claim.incarnation && !there.set_aside)
+    /// Whether another process listens there as the node of `claim`. One that was set aside gives way
+    /// to the process in whose favour that was done, but not where it is the one that `counted`: what
+    /// was acknowledged by it here, the other may lack.
+    pub(crate) fn contradicts(&self, claim: &Introduction, counted: Option<u64>) -> bool {
+        self.node(claim).is_some_and(|(there, _)| {
+            there.incarnation != claim.incarnation
+                && (!there.set_aside || counted == Some(there.incarnation))
+        })
     }
 
     /// Whether somebody listens there of whom nothing is known.

@@ -372,7 +372,9 @@ fn judge(
         known: known.to_owned(),
         came: said.to_owned(),
     };
-    if let Some(other) = sightings.iter().find(|it| it.contradicts(claim)) {
+    let counted = seen.map(|seen| seen.incarnation);
+    let mut others = sightings.iter();
+    if let Some(other) = others.find(|it| it.contradicts(claim, counted)) {
         return Err(duplicate(&other.address));
     }
     let Some(found) = sightings.iter().find(|it| it.confirms(claim)) else {
@@ -508,6 +510,10 @@ mod tests {
         };
         let met = judged(None, &[at(Q, process(7), true), at(P, aside(5), false)]);
         assert_eq!(met.unwrap(), Q);
+        // But where it counted, nobody takes its place while it runs.
+        let both = [at(Q, process(7), true), at(P, aside(5), false)];
+        let refused = judged(Some(seen(5, false)), &both).unwrap_err();
+        assert!(refused.is_duplicate(), "{refused}");
         let claim = aside(7);
         let refused = judge(&claim, None, Q, &[at(Q, aside(7), true)]).unwrap_err();
         assert!(refused.is_duplicate(), "{refused}");

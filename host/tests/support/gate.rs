@@ -13,7 +13,12 @@ pub struct Gate {
 impl Gate {
     /// Opens a gate that leads to `to`, whether or not somebody listens there yet.
     pub async fn open(to: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::open_at("127.0.0.1:0", to).await
+    }
+
+    /// Opens a gate at this address.
+    pub async fn open_at(address: &str, to: SocketAddr) -> Self {
+        let listener = TcpListener::bind(address).await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
         let task = tokio::spawn(async move {
             let mut passing = JoinSet::new();
