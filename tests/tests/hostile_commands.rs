@@ -254,11 +254,11 @@ fn falsify(data_directory: &Path) -> Result<()> {
             Err(_) => break,
         }
     }
-    let command = entries
-        .iter_mut()
-        .find(|entry| matches!(entry.kind, EntryKind::Command(_)));
-    command.context("a command")?.kind = EntryKind::Command("add 1000".into());
-    write(&*storage, group, entries)
+    let is_command = |entry: &kontiki_raft::Entry| matches!(entry.kind, EntryKind::Command(_));
+    let first = entries.iter().position(is_command).context("a command")?;
+    let mut changed = entries.split_off(first);
+    changed[0].kind = EntryKind::Command("add 1000".into());
+    write(&*storage, group, changed)
 }
 
 fn write(
@@ -273,6 +273,7 @@ fn write(
             leader_term: last.term,
             last_index: last.index,
         },
+        truncate_from: entries.first().map(|entry| entry.id.index),
         entries,
         ..Persist::default()
     };

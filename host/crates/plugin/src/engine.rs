@@ -347,3 +347,23 @@ impl std::fmt::Debug for Engine {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// It is refused, but only when it has its turn.
+    const EMPTY_COMPONENT: &[u8] = b"\0asm\x0d\0\x01\0";
+
+    #[test]
+    fn a_small_component_has_its_turn_while_others_compile() {
+        let engine = Engine::new(Limits::default()).unwrap();
+        let _large = lock(&engine.inner.compiling_large);
+        let another = Arc::new(Mutex::new(()));
+        lock(&engine.inner.compiling).insert(Digest::of(b"another"), Arc::clone(&another));
+        let _another = lock(&another);
+        let refused = engine.load(EMPTY_COMPONENT);
+        assert!(matches!(refused, Err(LoadError::NoExport { .. })));
+        assert_eq!(lock(&engine.inner.compiling).len(), 1, "its turn is over");
+    }
+}

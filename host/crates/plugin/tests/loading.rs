@@ -249,3 +249,22 @@ fn componentize_refuses_what_is_no_module() {
     let error = componentize(&module).unwrap_err();
     assert!(error.to_string().contains("env"), "{error}");
 }
+
+#[test]
+fn plugins_that_nothing_runs_are_let_go_but_for_a_few() {
+    let engine = engine(limits());
+    let load = |n: u32| {
+        let guest = Guest::default().with(&format!("(global i32 (i32.const {n}))"));
+        engine.load(&guest.component()).unwrap()
+    };
+    let used = load(0);
+    let (machine, digest) = (used.instantiate().unwrap(), used.digest());
+    drop(used);
+    let first = load(1).digest();
+    for n in 2..=6 {
+        load(n);
+    }
+    assert!(engine.plugin(&digest).is_some(), "an instance of it runs");
+    assert!(engine.plugin(&first).is_none());
+    drop(machine);
+}

@@ -116,6 +116,7 @@ pub(crate) struct ApplyStatus {
     pub(crate) state: MachineState,
     pub(crate) applied: LogId,
     pub(crate) outcome_hash: u64,
+    /// Of both instances.
     pub(crate) memory_size_bytes: u64,
     pub(crate) queued: u64,
 }
@@ -130,7 +131,7 @@ impl ApplyView {
                 LogIndex(get(&self.applied_index)),
             ),
             outcome_hash: get(&self.outcome_hash),
-            memory_size_bytes: get(&self.memory_size_bytes),
+            memory_size_bytes: get(&self.memory_size_bytes) + get(&self.reader_size_bytes),
             queued: get(&self.queued),
         }
     }
