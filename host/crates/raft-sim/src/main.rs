@@ -8,12 +8,22 @@ use kontiki_raft_sim::trace::Words;
 use kontiki_raft_sim::witness;
 use kontiki_raft_sim::world::Setup;
 use serde_json::{Value, json};
+use signal_hook::consts::SIGINT;
+use std::io::Write;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// How often a run says how far it is.
+const PROGRESS_EVERY: Duration = Duration::from_secs(10);
+/// What the shell says of a process that ended by Ctrl-C.
+const INTERRUPTED: u8 = 130;
 
 /// Simulates whole Raft clusters by seed and checks every invariant after every step.
 ///
 /// Exit codes: 0 all is well, 1 an invariant was broken (or a planted fault was not caught), 2 wrong
-/// arguments, 3 too little happened to prove anything.
+/// arguments, 3 too little happened to prove anything, 130 interrupted before the last seed.
 #[derive(Parser)]
 #[command(name = "kontiki-raft-sim", version)]
 struct Cli {
@@ -23,7 +33,8 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Run many seeds; stop at the first violation and say how to replay it
+    /// Run many seeds; stop at the first violation and say how to replay it. Says on standard error
+    /// how far it is; Ctrl-C ends it with what was found so far
     Run(RunArgs),
     /// Run one seed again and show the end of its trace, or all of it
     Replay(ReplayArgs),
@@ -214,8 +225,20 @@ fn run_many(args: &RunArgs) -> ExitCode {
         repeat_every: args.repeat_every,
         keep_going: args.keep_going,
     };
-    let report = batch.run();
-    let witnessed = ask_witness(args, &report);
+    let interrupted = match catch_interrupt() {
+        Ok(interrupted) => interrupted,
+        Err(error) => {
+            eprintln!("Ctrl-C cannot be caught: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let progress = Progress::of(args.seeds);
+    let report = batch.run_until(&interrupted, |report| progress.show(report));
+    let was_interrupted = interrupted.load(Ordering::Relaxed) && report.seeds < args.seeds;
+    let witnessed = match was_interrupted {
+        true => Ok(()),
+        false => ask_witness(args, &report),
+    };
     let too_few = report.counters.too_few();
     match args.output {
         Output::Text => print_report(args, &report),
@@ -227,10 +250,65 @@ fn run_many(args: &RunArgs) -> ExitCode {
     if report.failure.is_some() || witnessed.is_err() {
         return ExitCode::from(1);
     }
+    if was_interrupted {
+        eprintln!("interrupted after {} of {} seeds", report.seeds, args.seeds);
+        return ExitCode::from(INTERRUPTED);
+    }
     if !args.no_gate && !too_few.is_empty() {
         return ExitCode::from(3);
     }
     ExitCode::SUCCESS
+}
+
+/// A flag that the first Ctrl-C sets; the second ends the process at once.
+fn catch_interrupt() -> std::io::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    let code = i32::from(INTERRUPTED);
+    signal_hook::flag::register_conditional_shutdown(SIGINT, code, Arc::clone(&flag))?;
+    signal_hook::flag::register(SIGINT, Arc::clone(&flag))?;
+    Ok(flag)
+}
+
+/// Says now and then how far a run is.
+struct Progress {
+    seeds: u64,
+    begun: Instant,
+    /// When to say it next, in milliseconds since the begin.
+    next_ms: AtomicU64,
+}
+
+impl Progress {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "told to people; no simulated run sees it"
+    )]
+    fn of(seeds: u64) -> Self {
+        Self {
+            seeds,
+            begun: Instant::now(),
+            next_ms: AtomicU64::new(PROGRESS_EVERY.as_millis() as u64),
+        }
+    }
+
+    fn show(&self, report: &Report) {
+        let elapsed = self.begun.elapsed();
+        let now_ms = elapsed.as_millis() as u64;
+        if now_ms < self.next_ms.load(Ordering::Relaxed) {
+            return;
+        }
+        let next_ms = now_ms + PROGRESS_EVERY.as_millis() as u64;
+        self.next_ms.store(next_ms, Ordering::Relaxed);
+        let rate = report.counters.steps as f64 / elapsed.as_secs_f64();
+        // Nobody may be reading; that is no reason to end.
+        let _ = writeln!(
+            std::io::stderr(),
+            "{} of {} seeds, {} steps, {rate:.0} steps/s, {} failed",
+            report.seeds,
+            self.seeds,
+            report.counters.steps,
+            report.failures.len()
+        );
+    }
 }
 
 fn print_report(args: &RunArgs, report: &Report) {

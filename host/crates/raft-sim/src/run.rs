@@ -122,6 +122,13 @@ impl Batch {
     /// with words.
     #[must_use]
     pub fn run(&self) -> Report {
+        self.run_until(&AtomicBool::new(false), |_| {})
+    }
+
+    /// As [`Self::run`], but begins no further seed once `stop` is set, and shows `progress` what
+    /// was found after each seed.
+    #[must_use]
+    pub fn run_until(&self, stop: &AtomicBool, progress: impl Fn(&Report) + Sync) -> Report {
         let next = AtomicU64::new(0);
         let failed = AtomicBool::new(false);
         let report = Mutex::new(Report::default());
@@ -129,7 +136,7 @@ impl Batch {
             for _ in 0..self.jobs.max(1) {
                 scope.spawn(|| {
                     let before = Effort::of_this_thread();
-                    while !failed.load(Ordering::Relaxed) {
+                    while !failed.load(Ordering::Relaxed) && !stop.load(Ordering::Relaxed) {
                         let n = next.fetch_add(1, Ordering::Relaxed);
                         if n >= self.seeds {
                             break;
@@ -140,6 +147,7 @@ impl Batch {
                         }
                         let mut report = report.lock().unwrap_or_else(|e| e.into_inner());
                         report.take(outcome, self.repeats(n));
+                        progress(&report);
                     }
                     let used = Effort::of_this_thread() - before;
                     report.lock().unwrap_or_else(|e| e.into_inner()).effort += used;
@@ -245,7 +253,8 @@ pub fn hunt(bug: PlantedBug, first: u64, limit: u64, steps: u64, jobs: usize) ->
 #[must_use]
 pub fn seeds_allowed(bug: PlantedBug) -> u64 {
     match bug {
-        PlantedBug::AckByIndexOnly | PlantedBug::RepeatedVoteEarnsTime => 2_000,
+        PlantedBug::RepeatedVoteEarnsTime => 8_000,
+        PlantedBug::AckByIndexOnly => 2_000,
         PlantedBug::LeaseForgottenOnRestart
         | PlantedBug::LeaseKeptAcrossTransfer
         | PlantedBug::LeaseWithoutDrift
@@ -281,6 +290,29 @@ pub(crate) mod tests {
         other = first.clone();
         other.counters.crashes += 1;
         assert_breaks(compare(&first, &other), Invariant::Determinism);
+    }
+
+    #[test]
+    fn a_run_that_is_stopped_reports_what_it_did() {
+        let batch = Batch {
+            first: 1,
+            seeds: u64::MAX,
+            steps: 100,
+            mode: Mode::Usual,
+            bug: None,
+            jobs: 2,
+            repeat_every: 0,
+            keep_going: false,
+        };
+        let stop = AtomicBool::new(false);
+        let shown = AtomicU64::new(0);
+        let report = batch.run_until(&stop, |report| {
+            shown.fetch_add(1, Ordering::Relaxed);
+            stop.store(report.seeds >= 3, Ordering::Relaxed);
+        });
+        assert!((3..=4).contains(&report.seeds), "{}", report.seeds);
+        assert_eq!(shown.into_inner(), report.seeds);
+        assert!(report.counters.steps >= 100 * report.seeds);
     }
 
     #[test]
