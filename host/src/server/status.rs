@@ -82,6 +82,7 @@ reasons! {
     MembershipUnsure     FailedPrecondition "MEMBERSHIP_UNSURE" 0,
     NotVoter             FailedPrecondition "NOT_VOTER" 0,
     TransferTimedOut     FailedPrecondition "TRANSFER_TIMED_OUT" 0,
+    TargetLags           FailedPrecondition "TARGET_LAGS" 0,
     TransferWentAstray   FailedPrecondition "TRANSFER_WENT_ASTRAY" 0,
     PeerUnreachable      FailedPrecondition "PEER_UNREACHABLE" 0,
     PeerRefused          FailedPrecondition "PEER_REFUSED" 0,
@@ -354,6 +355,7 @@ fn refusal(reason: &RejectReason) -> Reason {
         RejectReason::ChangeCancelled => Reason::ChangeCancelled,
         RejectReason::NotVoter { .. } => Reason::NotVoter,
         RejectReason::TransferTimedOut { .. } => Reason::TransferTimedOut,
+        RejectReason::TargetLags { .. } => Reason::TargetLags,
         RejectReason::PeerUnreachable { .. } => Reason::PeerUnreachable,
         RejectReason::LeaderSilent { .. } => Reason::LeaderUnreachable,
         RejectReason::Invalid(_) => Reason::InvalidArgument,
@@ -466,6 +468,7 @@ mod tests {
         use RejectReason as R;
         let (no, unknown) = ("not_applied", "unknown");
         let node = NODE;
+        let lag = kontiki_raft::Lag::default();
         vec![
             (refused(R::NotLeader { leader: Some(node) }), Code::Unavailable, "NOT_LEADER", no, true),
             (Failure::NoLeader { term: Term(3) }, Code::Unavailable, "NO_LEADER", no, true),
@@ -501,7 +504,8 @@ mod tests {
             (of(C::VoterAndLearner(node)), Code::FailedPrecondition, "MEMBERSHIP_INVALID", no, false),
             (refused(R::CatchUpFailed { node }), Code::FailedPrecondition, "LEARNER_BEHIND", no, false),
             (refused(R::NotVoter { node }), Code::FailedPrecondition, "NOT_VOTER", no, false),
-            (refused(R::TransferTimedOut { node }), Code::FailedPrecondition, "TRANSFER_TIMED_OUT", no, false),
+            (refused(R::TransferTimedOut { node, lag }), Code::FailedPrecondition, "TRANSFER_TIMED_OUT", no, false),
+            (refused(R::TargetLags { node, lag }), Code::FailedPrecondition, "TARGET_LAGS", no, false),
         ]
     }
 

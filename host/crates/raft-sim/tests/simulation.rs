@@ -70,6 +70,21 @@ fn two_thousand_seeds_break_no_invariant_and_enough_happens() {
     );
 }
 
+/// In both a member stood still for ever: steady reads put off what a leader does by the clock.
+#[test]
+fn seeds_in_which_a_member_stood_still_end_well() {
+    for seed in [4_299, 35_286] {
+        let setup = Setup {
+            seed,
+            steps: 20_000,
+            mode: Mode::Usual,
+            bug: None,
+        };
+        let outcome = run_seed(setup, Words::None);
+        assert!(outcome.violation.is_none(), "{:?}", outcome.violation);
+    }
+}
+
 /// Says how fast it went, past the capture of the test harness: a log should show it even if all
 /// is well.
 fn tell_rate(report: &Report) {

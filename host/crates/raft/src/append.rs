@@ -19,6 +19,7 @@ impl Core {
         if !self.hear_leader(from, term, out) {
             return;
         }
+        self.note_pace(append.commit);
         let AppendEntries {
             prev,
             entries,

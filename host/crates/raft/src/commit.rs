@@ -228,6 +228,7 @@ impl Core {
     pub(crate) fn on_applied(&mut self, index: LogIndex) {
         self.applied = self.applied.max(index.min(self.applying));
         self.apply_window.applied(self.applied);
+        self.settle_replay();
     }
 
     /// The leadership is over. What is committed will still be answered by its application; the

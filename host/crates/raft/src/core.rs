@@ -8,11 +8,13 @@ use crate::horizon::Horizon;
 use crate::leading::Leading;
 use crate::lease::FollowerLease;
 use crate::log::Log;
+use crate::pace::Pace;
 use crate::planted::PlantedBug;
 use crate::random::Random;
 use crate::read_index::Forwarded;
 use crate::snapshot::Snapshots;
 use crate::takeover::Takeover;
+use crate::transfer::HandedOver;
 use crate::{
     Configuration, Effect, Effects, ElectionTurn, Event, HardState, Input, Instant, LogIndex,
     Message, MessageBody, NodeId, RejectReason, Role, Settings, StopReason, Term, Token,
@@ -40,6 +42,8 @@ pub struct Core {
     /// Everything that waits for its entry to be committed and handed to the state machine.
     pub(crate) waiting: Waiting,
     pub(crate) apply_window: ApplyWindow,
+    /// What was applied a while ago, and what is to be replayed.
+    pub(crate) pace: Pace,
     /// The leader of this term, itself included.
     pub(crate) known_leader: Option<NodeId>,
     /// When a leader of the present term last spoke.
@@ -56,6 +60,7 @@ pub struct Core {
     pub(crate) election_due: Instant,
     /// The wait behind `election_due`, drawn anew for each leader and each attempt.
     pub(crate) election_wait: core::time::Duration,
+    pub(crate) handed_over: Option<HandedOver>,
     /// At most one of these two is there.
     pub(crate) leading: Option<alloc::boxed::Box<Leading>>,
     pub(crate) campaign: Option<Campaign>,
@@ -234,6 +239,13 @@ impl Core {
         self.failure
     }
 
+    /// Whether messages wait for a write. A host that stops should wait a moment for it: a vote
+    /// among them may release others from a lease.
+    #[must_use]
+    pub fn holds_messages(&self) -> bool {
+        self.disk.holds_messages()
+    }
+
     /// The settings in force.
     #[must_use]
     pub fn settings(&self) -> &Settings {
@@ -359,7 +371,12 @@ impl Core {
         for (_, token) in self.waiting.take_all() {
             Self::reject(token, RejectReason::LeadershipLost, out);
         }
-        for effect in self.disk.take_held() {
+        if let Some(handed) = self.handed_over.take() {
+            Self::reject(handed.token, RejectReason::Stopping, out);
+        }
+        // What was promised to others still holds, and is told them when it is durable: a vote may
+        // release them from a lease.
+        for effect in self.disk.take_held(reason == StopReason::Shutdown) {
             if let Effect::Done { token } = effect {
                 Self::reject(token, RejectReason::Stopping, out);
             }
@@ -380,6 +397,7 @@ impl Core {
             | Input::ReadIndex { token, .. } => refuse(token),
             Input::Persisted { io } => {
                 self.disk.complete(io);
+                self.disk.release(out);
             }
             Input::Applied { index } => self.on_applied(index),
             _ => {}

@@ -152,10 +152,19 @@ impl Disk {
         self.held.retain(|(_, effect)| !is_request(effect));
     }
 
-    /// Hands out everything held but messages, for a replica that stops.
-    pub(crate) fn take_held(&mut self) -> Vec<Effect> {
+    /// Hands out everything held but messages, for a replica that stops. Answers to others are kept
+    /// if `keep_answers`; nothing is asked any more.
+    pub(crate) fn take_held(&mut self, keep_answers: bool) -> Vec<Effect> {
+        let is_answer = |effect: &Effect| match effect {
+            Effect::Send { message, .. } => !matches!(message.body, MessageBody::RequestVote(_)),
+            _ => false,
+        };
         let held = core::mem::take(&mut self.held);
-        held.into_iter().map(|(_, effect)| effect).collect()
+        let (kept, rest): (Vec<_>, Vec<_>) = held
+            .into_iter()
+            .partition(|(_, effect)| keep_answers && is_answer(effect));
+        self.held = kept;
+        rest.into_iter().map(|(_, effect)| effect).collect()
     }
 
     /// The write that makes the log durable up to `index`; `index` is in memory but not durable.
@@ -267,6 +276,7 @@ mod tests {
             forced,
             disrupted_leader: None,
             priority: 100,
+            applied: None,
         }))
     }
 

@@ -77,6 +77,7 @@ impl Replica {
                 forced,
                 disrupted_leader: disrupted.map(|(node, term)| (NodeId(node), Term(term))),
                 priority: 100,
+                applied: None,
             }),
         }
     }

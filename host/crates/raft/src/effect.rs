@@ -163,10 +163,20 @@ pub enum RejectReason {
         node: NodeId,
     },
     /// The transfer target did not take over in time; leadership resumed in the same term.
-    #[error("node {node} did not take over in time")]
+    #[error("node {node} did not take over in time: {lag}")]
     TransferTimedOut {
         /// Which.
         node: NodeId,
+        /// How far it was behind in the end.
+        lag: Lag,
+    },
+    /// The transfer target is further behind than an election timeout. Leadership stays.
+    #[error("node {node} is too far behind to lead: {lag}")]
+    TargetLags {
+        /// Which.
+        node: NodeId,
+        /// How far.
+        lag: Lag,
     },
     /// The target does not answer.
     #[error("node {node} is unreachable")]
@@ -189,6 +199,28 @@ pub enum RejectReason {
     /// The replica is going down or has stopped after a failure. Nothing was appended.
     #[error("the replica is stopping")]
     Stopping,
+}
+
+/// How far a member is behind its leader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lag {
+    /// Entries of the leader's log that it is not known to hold.
+    pub entries: u64,
+    /// Their bytes, estimated.
+    pub size_bytes: u64,
+    /// Committed entries that it has still to apply; none if it does not say.
+    pub unapplied: Option<u64>,
+}
+
+impl core::fmt::Display for Lag {
+    fn fmt(&self, f: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        let (entries, size_bytes) = (self.entries, self.size_bytes);
+        write!(f, "it lacks {entries} entries ({size_bytes} bytes)")?;
+        match self.unapplied {
+            Some(unapplied) => write!(f, " and has {unapplied} to apply"),
+            None => Ok(()),
+        }
+    }
 }
 
 impl RejectReason {

@@ -182,7 +182,7 @@ impl Core {
     fn ask_again(&mut self, out: &mut Effects) {
         let retry_due = self.now.plus(self.heartbeat_interval());
         let (last, durable_last) = (self.log.last(), self.log.durable_last());
-        let priority = self.standing().rank();
+        let standing = self.standing();
         let Some(campaign) = &mut self.campaign else {
             return;
         };
@@ -213,7 +213,8 @@ impl Core {
             round: campaign.round,
             forced: campaign.forced,
             disrupted_leader: campaign.disrupted,
-            priority,
+            priority: standing.rank(),
+            applied: standing.applied,
         });
         let pre_vote = campaign.pre_vote;
         for to in asked {
@@ -376,7 +377,7 @@ impl Core {
         if term <= self.hard.term || request.last < self.log.last() {
             return false;
         }
-        let prefers_itself = self.standing().rank() > request.priority
+        let prefers_itself = self.is_preferred_to(request)
             && self.log.durable_last() >= request.last
             && self.may_campaign();
         if !prefers_itself || request.forced {
@@ -392,6 +393,17 @@ impl Core {
             self.election_due = self.election_due.min(soon);
         }
         false
+    }
+
+    /// Whether it had better lead than the candidate: by what is applied, then by priority. One
+    /// that is drained, or of priority 0, prefers nobody less than itself.
+    fn is_preferred_to(&self, request: &RequestVote) -> bool {
+        let rank = self.standing().rank();
+        if !self.yardstick().is_current(request.applied) {
+            return rank > 0;
+        }
+        let is_ahead = request.applied > Some(self.applied);
+        rank > request.priority && !(is_ahead && self.lags())
     }
 
     /// The vote itself: the first candidate of a term whose log is at least as long (§5.4.1). A

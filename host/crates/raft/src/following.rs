@@ -3,8 +3,8 @@
 use crate::core::Core;
 use crate::planted::PlantedBug;
 use crate::{
-    AppendEntriesReply, Effect, Effects, Event, Heartbeat, HeartbeatReply, LogId, MessageBody,
-    NodeId, StopReason, Term,
+    AppendEntriesReply, Effect, Effects, Event, Heartbeat, HeartbeatReply, LogId, LogIndex,
+    MessageBody, NodeId, StopReason, Term,
 };
 
 impl Core {
@@ -31,6 +31,7 @@ impl Core {
         }
         self.known_leader = leader;
         if let Some(leader) = leader {
+            self.settle_handed_over(Some(leader), out);
             self.refusing_since = None;
             self.drained_timeouts = 0;
             if leader != self.node {
@@ -63,6 +64,7 @@ impl Core {
         self.leader_heard_at = Some(self.now);
         self.rearm_election_timer();
         self.extend_lease(from);
+        self.note_pace(LogIndex(0));
         true
     }
 
@@ -84,7 +86,7 @@ impl Core {
     fn refuse_leader(&mut self, leader: NodeId, out: &mut Effects) {
         let body = MessageBody::AppendEntriesReply(AppendEntriesReply {
             sequence: 0,
-            index: crate::LogIndex(0),
+            index: LogIndex(0),
             conflict: Some(LogId::default()),
             read_only: self.read_only,
             promise: None,
@@ -107,6 +109,7 @@ impl Core {
         let known = heartbeat.commit.min(self.log.last().index);
         self.commit_to(known, out);
         if let Some(news) = &heartbeat.horizon {
+            self.note_pace(news.commit);
             self.note_horizon(news);
         }
         let body = MessageBody::HeartbeatReply(HeartbeatReply {
@@ -131,7 +134,7 @@ impl Core {
         }
         self.known_leader = None;
         self.last_led = Some(self.hard.term);
-        self.end_transfer(leading.transfer.as_ref(), reason, out);
+        self.end_transfer(leading.transfer, reason, out);
         self.end_change(leading.change.as_ref(), out);
         self.lose_reads(leading.reads, out);
         self.lose_proposals(out);

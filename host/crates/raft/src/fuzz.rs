@@ -336,6 +336,7 @@ fn body(random: &mut Random) -> MessageBody {
             forced: chance(random, 50),
             disrupted_leader: chance(random, 30).then(|| (NodeId(2), Term(small(random)))),
             priority: 1,
+            applied: chance(random, 50).then(|| LogIndex(small(random))),
         }),
         1 => MessageBody::RequestVoteReply(RequestVoteReply {
             pre_vote: chance(random, 50),
@@ -378,6 +379,7 @@ fn body(random: &mut Random) -> MessageBody {
             standing: Standing {
                 priority: small(random) as u32,
                 drained: chance(random, 50),
+                applied: chance(random, 50).then(|| LogIndex(small(random))),
             },
         }),
         7 => MessageBody::InstallSnapshot(InstallSnapshot {

@@ -166,6 +166,7 @@ mod tests {
             forced: false,
             disrupted_leader: None,
             priority: 1,
+            applied: None,
         })
     }
 

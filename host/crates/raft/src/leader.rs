@@ -23,6 +23,7 @@ impl Core {
         let first = self.log.last().index.next();
         let mut leading = Leading::new(first, self.counter, self.now);
         leading.quorum_due = self.now.plus(self.settings.election_timeout);
+        leading.upkeep_due = self.now.plus(self.heartbeat_interval());
         leading.committed_before = self.commit;
         self.leading = Some(Box::new(leading));
         let configuration = self.configuration().clone();
@@ -59,6 +60,7 @@ impl Core {
         } else {
             self.election_tick(out);
             self.count_own_vote(out);
+            self.expire_handed_over(out);
         }
         self.expire_forwarded_reads(out);
     }
@@ -74,15 +76,26 @@ impl Core {
         }
         self.transfer_tick(out);
         self.change_tick(out);
-        let due = self
-            .leading
-            .as_ref()
-            .is_some_and(|l| self.now >= l.heartbeat_due);
-        if due {
+        let upkeep = self.is_upkeep_due();
+        if upkeep {
             self.takeover_tick(out);
+        }
+        let due = |leading: &Leading| self.now >= leading.heartbeat_due;
+        if self.leading.as_deref().is_some_and(due) {
             self.begin_heartbeat_round(out);
+        }
+        if upkeep {
             self.retry_silent_peers(out);
         }
+    }
+
+    /// Whether a heartbeat interval has passed since this was last so.
+    fn is_upkeep_due(&mut self) -> bool {
+        let (now, interval) = (self.now, self.heartbeat_interval());
+        let leading = self.leading.as_deref_mut();
+        let due = leading.filter(|leading| now >= leading.upkeep_due);
+        due.map(|leading| leading.upkeep_due = now.plus(interval))
+            .is_some()
     }
 
     /// Whether no quorum has answered anything sent within the last election timeout.
@@ -109,13 +122,14 @@ impl Core {
         let interval = self.heartbeat_interval();
         let horizon = self.own_horizon();
         self.advance_horizon(horizon);
+        let pace = self.yardstick();
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
         leading.heartbeat_due = self.now.plus(interval);
         let timeout = self.settings.election_timeout;
         let round = leading.begin_round(self.now, timeout / 128);
-        let field = leading.field(self.now, timeout);
+        let field = leading.field(self.now, timeout, pace);
         let (term, commit) = (self.hard.term, self.commit);
         for peer in &mut leading.peers {
             let commit = commit.min(peer.match_index);

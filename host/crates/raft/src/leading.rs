@@ -30,7 +30,10 @@ pub(crate) struct Leading {
     pub(crate) announced: bool,
     pub(crate) since: Instant,
     pub(crate) heartbeat_due: Instant,
-    /// Commit index at the heartbeat before.
+    /// When to look after peers again. Reads send heartbeats as well, and put off the next one: what
+    /// is done by the clock has a time of its own, or many reads would put it off for ever.
+    pub(crate) upkeep_due: Instant,
+    /// Commit index at the upkeep before.
     pub(crate) committed_before: LogIndex,
     /// When to look again whether a quorum answers.
     pub(crate) quorum_due: Instant,
@@ -62,6 +65,7 @@ impl Leading {
             announced: false,
             since: now,
             heartbeat_due: now,
+            upkeep_due: now,
             committed_before: LogIndex(0),
             quorum_due: now,
             silence_from: now,

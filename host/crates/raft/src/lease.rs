@@ -230,6 +230,7 @@ impl Core {
         match self.leading.as_deref_mut() {
             Some(leading) => {
                 leading.heartbeat_due = now;
+                leading.upkeep_due = now;
                 leading.quorum_due = now.plus(timeout);
                 leading.silence_from = now;
             }

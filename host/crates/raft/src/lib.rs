@@ -66,6 +66,7 @@ mod log;
 mod membership;
 mod message;
 mod open;
+mod pace;
 mod planted;
 mod progress;
 #[cfg(test)]
@@ -91,7 +92,7 @@ mod transfer;
 
 pub use configuration::{Configuration, ConfigurationChange, ConfigurationError, MemberSet};
 pub use core::Core;
-pub use effect::{ApplyBatch, Effect, Effects, Event, Persist, RejectReason, StopReason};
+pub use effect::{ApplyBatch, Effect, Effects, Event, Lag, Persist, RejectReason, StopReason};
 pub use entry::{Entry, EntryKind};
 pub use horizon::{Horizon, Horizons};
 pub use ids::{GroupId, Instant, IoId, LogId, LogIndex, NodeId, ReadId, Term, Token};

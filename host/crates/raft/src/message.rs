@@ -57,6 +57,8 @@ pub struct RequestVote {
     pub disrupted_leader: Option<(crate::NodeId, Term)>,
     /// The candidate's election priority.
     pub priority: u32,
+    /// Up to where it has applied; none if it does not say (an older version).
+    pub applied: Option<LogIndex>,
 }
 
 /// Reply to [`RequestVote`].
@@ -188,14 +190,18 @@ pub struct Standing {
     pub priority: u32,
     /// An operator wants no group led there.
     pub drained: bool,
+    /// Up to where it has applied; none if it does not say (an older version).
+    pub applied: Option<LogIndex>,
 }
 
 impl Default for Standing {
-    /// What is assumed of a member that has said nothing: the default priority, not drained.
+    /// What is assumed of a member that has said nothing: the default priority, not drained, and
+    /// not lagging.
     fn default() -> Self {
         Self {
             priority: 100,
             drained: false,
+            applied: None,
         }
     }
 }

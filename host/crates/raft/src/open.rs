@@ -6,6 +6,7 @@ use crate::disk::Disk;
 use crate::history::History;
 use crate::lease::FollowerLease;
 use crate::log::Log;
+use crate::pace::Pace;
 use crate::random::Random;
 use crate::read_index::Forwarded;
 use crate::snapshot::Snapshots;
@@ -97,6 +98,7 @@ impl Core {
             snapshots: Snapshots::new(recovered.snapshot, recovered.previous_snapshot),
             waiting: Waiting::default(),
             apply_window: ApplyWindow::default(),
+            pace: Pace::new(now, recovered.last.index, recovered.applied),
             known_leader: None,
             leader_heard_at: None,
             horizon: None,
@@ -105,6 +107,7 @@ impl Core {
             last_led: None,
             election_due: now,
             election_wait: settings.election_timeout,
+            handed_over: None,
             leading: None,
             campaign: None,
             forwarded: Forwarded::default(),

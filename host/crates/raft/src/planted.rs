@@ -103,6 +103,8 @@ bugs! {
     DrainedCampaigns,
     /// A leader hands over to members of its own priority too.
     TakeoverByEquals,
+    /// Nobody looks at how far a member has applied: one that replays may lead.
+    LagIgnored,
 }
 
 #[cfg(feature = "planted-bugs")]

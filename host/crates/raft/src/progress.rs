@@ -322,6 +322,13 @@ impl Peer {
         }
     }
 
+    /// Takes note that its state machine holds everything up to `index`, by a snapshot.
+    pub(crate) fn loaded(&mut self, index: LogIndex) {
+        if let Some(applied) = &mut self.standing.applied {
+            *applied = index.max(*applied);
+        }
+    }
+
     /// Takes note that something sent to it was lost.
     pub(crate) fn failed(&mut self) {
         self.traffic.consecutive_errors += 1;

@@ -27,7 +27,9 @@ impl Core {
                 None => self.election_due,
             },
         };
-        Some(self.forwarded.due().map_or(role, |due| due.min(role)))
+        let handed_over = self.handed_over.map(|handed| handed.due);
+        let others = [self.forwarded.due(), handed_over];
+        Some(others.into_iter().flatten().fold(role, Instant::min))
     }
 
     fn leader_deadline(&self, leading: &Leading) -> Instant {
@@ -38,7 +40,8 @@ impl Core {
             leading.transfer.as_ref().map(|transfer| transfer.due()),
             leading.change.as_ref().and_then(|change| change.due()),
         ];
-        let own = leading.heartbeat_due.min(leading.quorum_due);
+        let own = leading.heartbeat_due.min(leading.upkeep_due);
+        let own = own.min(leading.quorum_due);
         others.into_iter().flatten().fold(own, Instant::min)
     }
 

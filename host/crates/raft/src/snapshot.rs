@@ -246,6 +246,7 @@ impl Core {
             if offered == reply.last_included);
         if reply.installed {
             peer.matched(reply.last_included.index, log_start);
+            peer.loaded(reply.last_included.index);
             if is_offered {
                 // Even if the log begins later by now: then a newer snapshot is offered at once.
                 peer.probe_from(peer.match_index.next());

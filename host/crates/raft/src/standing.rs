@@ -9,6 +9,7 @@
 
 use crate::core::Core;
 use crate::leading::Leading;
+use crate::pace::Pace;
 use crate::planted::PlantedBug;
 use crate::progress::Peer;
 use crate::{ElectionTurn, Instant, Standing};
@@ -31,22 +32,43 @@ impl Standing {
     }
 }
 
-/// What the ranks of the voters are that may become leader, as the leader sees them.
+/// What successors are compared by: first whether one could answer commands at once, for it is
+/// willing and does not lag in applying, then its rank.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Fitness {
+    at_once: bool,
+    rank: u32,
+}
+
+impl Fitness {
+    /// Below everybody's but that of a drained member.
+    const LEAST: Self = Self {
+        at_once: false,
+        rank: 0,
+    };
+    const MOST: Self = Self {
+        at_once: true,
+        rank: u32::MAX,
+    };
+}
+
+/// How fit the voters are that may become leader, as the leader sees them.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Field {
-    /// Highest rank of those that answer and keep up.
-    best: u32,
-    /// Lowest rank of those that answer and campaign of their own accord.
-    lowest: u32,
+    pace: Pace,
+    /// The fittest of those that answer and keep up.
+    best: Fitness,
+    /// The least fit of those that answer and campaign of their own accord.
+    lowest: Fitness,
 }
 
 impl Field {
     /// When `peer` should campaign if this leader falls silent.
     pub(crate) fn turn(self, peer: &Peer) -> ElectionTurn {
-        let rank = peer.standing.rank();
-        if !peer.is_voter() || rank > self.best {
+        let fitness = peer.fitness(&self.pace);
+        if !peer.is_voter() || fitness > self.best {
             ElectionTurn::Any
-        } else if rank < self.best {
+        } else if fitness < self.best {
             ElectionTurn::Later
         } else if self.lowest < self.best {
             ElectionTurn::First
@@ -56,17 +78,27 @@ impl Field {
     }
 }
 
+impl Peer {
+    pub(crate) fn fitness(&self, pace: &Pace) -> Fitness {
+        Fitness {
+            at_once: self.standing.is_willing() && self.is_current(pace),
+            rank: self.standing.rank(),
+        }
+    }
+}
+
 impl Leading {
-    /// The ranks of the voters other than the leader.
-    pub(crate) fn field(&self, now: Instant, timeout: Duration) -> Field {
+    /// The voters other than the leader.
+    pub(crate) fn field(&self, now: Instant, timeout: Duration, pace: Pace) -> Field {
         let answering = |peer: &&Peer| peer.is_voter() && peer.answered_within(timeout, now);
-        let ranks = self.peers.iter().filter(answering);
-        let best = ranks.clone().filter(|peer| self.keeps_up(peer));
-        let willing = ranks.filter(|peer| peer.standing.is_willing());
-        let rank = |peer: &Peer| peer.standing.rank();
+        let voters = self.peers.iter().filter(answering);
+        let best = voters.clone().filter(|peer| self.keeps_up(peer));
+        let willing = voters.filter(|peer| peer.standing.is_willing());
+        let fitness = |peer: &Peer| peer.fitness(&pace);
         Field {
-            best: best.map(rank).max().unwrap_or(0),
-            lowest: willing.map(rank).min().unwrap_or(u32::MAX),
+            pace,
+            best: best.map(fitness).max().unwrap_or(Fitness::LEAST),
+            lowest: willing.map(fitness).min().unwrap_or(Fitness::MOST),
         }
     }
 
@@ -83,6 +115,7 @@ impl Core {
         Standing {
             priority: self.settings.priority,
             drained: self.drained,
+            applied: Some(self.applied),
         }
     }
 

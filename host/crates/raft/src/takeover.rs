@@ -7,8 +7,9 @@
 //!
 //! A takeover strictly raises the rank of the leader, and members of equal rank never move it. Ranks
 //! are finite, so between two changes of rank by an operator there are fewer takeovers in a row than
-//! members, and leadership can only come back down when a leader of higher rank fails. Whoever then
-//! leads remembers, across its own leaderships, when it last tried: each further attempt waits twice
+//! members, and leadership can only come back down when a leader of higher rank fails, or was elected
+//! before it had replayed its log: it hands over to a member that has, which a replica does at most
+//! until its replay is complete, and it comes back only then. Whoever then leads remembers, across its own leaderships, when it last tried: each further attempt waits twice
 //! as long as the one before, from 4 up to 64 election timeouts, until 256 have passed without one.
 //! So a preferred member that always fails costs each other member at most one attempt in 64
 //! election timeouts, and an attempt that is not taken up costs the group the writes of at most one
@@ -16,7 +17,9 @@
 
 use crate::core::Core;
 use crate::leading::Leading;
+use crate::pace::Pace;
 use crate::planted::PlantedBug;
+use crate::progress::Peer;
 use crate::{Effect, Effects, Event, Instant, NodeId, StopReason, TransferTarget};
 use core::cmp::Reverse;
 use core::time::Duration;
@@ -60,11 +63,12 @@ impl Takeover {
 }
 
 impl Leading {
-    /// Takes note of who answers and keeps up. `patience` is for how long an answer may be missing.
-    fn note_fit(&mut self, now: Instant, patience: Duration) {
+    /// Takes note of who answers, keeps up and is current. `patience` is for how long an answer may be missing.
+    fn note_fit(&mut self, now: Instant, patience: Duration, pace: &Pace) {
         let before = self.committed_before;
         for peer in &mut self.peers {
             let fit = peer.in_current
+                && peer.is_current(pace)
                 && peer.standing.is_willing()
                 && peer.answered_within(patience, now)
                 && peer.is_streaming_from(before);
@@ -78,11 +82,11 @@ impl Leading {
         }
     }
 
-    /// The best voter above `rank` that has been fit since `since` or longer.
-    fn rightful(&self, rank: u32, since: Instant) -> Option<NodeId> {
+    /// The best voter that is `preferred` and has been fit since `since` or longer.
+    fn rightful(&self, preferred: impl Fn(&Peer) -> bool, since: Instant) -> Option<NodeId> {
         let fit = |at: Option<Instant>| at.is_some_and(|at| at <= since);
         let peers = self.peers.iter();
-        let rightful = peers.filter(|peer| peer.standing.rank() > rank && fit(peer.fit_since));
+        let rightful = peers.filter(|peer| preferred(peer) && fit(peer.fit_since));
         let best = rightful
             .max_by_key(|peer| (peer.standing.rank(), peer.match_index, Reverse(peer.node)));
         best.map(|peer| peer.node)
@@ -91,21 +95,24 @@ impl Leading {
 
 impl Core {
     /// Hands over to a voter of higher rank if it is time to; called once in each heartbeat
-    /// interval. A drained leader does so whatever the setting says.
+    /// interval. A drained leader does so whatever the setting says, and so does one that was
+    /// elected before it had replayed its log, to whoever has applied what is committed.
     pub(crate) fn takeover_tick(&mut self, out: &mut Effects) {
         let (now, timeout) = (self.now, self.settings.election_timeout);
         let patience = 2 * self.heartbeat_interval();
+        self.note_pace(self.commit);
         let (latest, calm) = (self.commit, self.is_undisturbed());
+        let pace = self.yardstick();
         let Some(leading) = self.leading.as_deref_mut() else {
             return;
         };
         if calm {
-            leading.note_fit(now, patience);
+            leading.note_fit(now, patience, &pace);
         } else {
             leading.disturbed();
         }
         leading.committed_before = latest;
-        if self.settings.priority_takeover || self.drained {
+        if self.settings.priority_takeover || self.drained || self.is_replaying() {
             self.hand_over_to_rightful(timeout, out);
         }
     }
@@ -120,6 +127,14 @@ impl Core {
         settled && self.leading.as_deref().is_some_and(idle)
     }
 
+    fn is_current_peer(&self, node: NodeId) -> bool {
+        let peer = self
+            .leading
+            .as_deref()
+            .and_then(|leading| leading.peer(node));
+        peer.is_some_and(|peer| peer.is_current(&self.pace))
+    }
+
     fn hand_over_to_rightful(&mut self, timeout: Duration, out: &mut Effects) {
         let now = self.now;
         let rank = self.standing().rank();
@@ -130,16 +145,27 @@ impl Core {
         };
         let calm = timeout * CALM_TIMEOUTS;
         let since = Instant(now.0.saturating_sub(calm.as_micros() as u64));
+        let (pace, applied) = (self.yardstick(), Some(self.applied));
+        let replays = self.is_replaying();
+        let preferred = |peer: &Peer| {
+            let theirs = peer.standing.applied;
+            let spares_a_pause = replays && theirs > applied && pace.has_applied(theirs);
+            peer.standing.rank() > rank || spares_a_pause
+        };
         let rightful = self
             .leading
             .as_deref()
-            .and_then(|leading| leading.rightful(rank, since));
+            .and_then(|leading| leading.rightful(preferred, since));
         let Some(target) = rightful.filter(|_| self.takeover.may_try(now, timeout)) else {
             return;
         };
         if self.transfer_target(TransferTarget::Node(target)) != Ok(target) {
             return;
         }
+        debug_assert!(
+            self.is_current_peer(target),
+            "nobody hands over to a member that would have to replay first"
+        );
         self.takeover.note_attempt(now, timeout);
         let term = self.hard.term;
         out.push(Effect::Event(Event::TakeoverStarted { target, term }));

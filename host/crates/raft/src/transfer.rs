@@ -3,9 +3,9 @@
 use crate::core::Core;
 use crate::leading::Leading;
 use crate::planted::PlantedBug;
-use crate::progress::Peer;
+use crate::progress::{Flow, Peer};
 use crate::{
-    ConfigurationError, Effect, Effects, Event, Instant, LogIndex, MessageBody, NodeId,
+    ConfigurationError, Effect, Effects, Event, Instant, Lag, LogIndex, MessageBody, NodeId,
     RejectReason, StopReason, TimeoutNow, Token, TransferTarget,
 };
 use core::cmp::Reverse;
@@ -20,6 +20,15 @@ pub(crate) struct Transfer {
     due: Instant,
     /// `TimeoutNow` is out.
     ordered: bool,
+}
+
+/// A transfer whose target stands for election in a later term. It is done when a leader is known:
+/// a node that stopped before could take the vote with it by which the others are released from a
+/// lease.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct HandedOver {
+    pub(crate) token: Token,
+    pub(crate) due: Instant,
 }
 
 impl Transfer {
@@ -64,29 +73,67 @@ impl Core {
         };
         let peer = leading.peer(node).filter(|peer| peer.is_voter());
         let peer = peer.ok_or(RejectReason::NotVoter { node })?;
-        let answers = peer.answered_within(self.settings.election_timeout, self.now);
-        answers
-            .then_some(node)
-            .ok_or(RejectReason::PeerUnreachable { node })
+        if !peer.answered_within(self.settings.election_timeout, self.now) {
+            return Err(RejectReason::PeerUnreachable { node });
+        }
+        if self.is_far_behind(peer) {
+            let lag = self.lag_of(peer);
+            return Err(RejectReason::TargetLags { node, lag });
+        }
+        Ok(node)
+    }
+
+    /// Whether it would take longer than an election timeout until the peer could lead: what was
+    /// committed so long ago it does not hold, or it has not applied what was applied here.
+    fn is_far_behind(&self, peer: &Peer) -> bool {
+        let pace = self.yardstick();
+        match peer.flow {
+            Flow::Replicate => {
+                let lacks = pace.was_committed(peer.match_index.next());
+                !peer.is_current(&pace) || lacks && !self.bug(PlantedBug::TransferToLagging)
+            }
+            Flow::Probe { .. } => !peer.is_current(&pace),
+            // It may be loaded already; if not, the transfer is given up in time.
+            Flow::Snapshot { .. } => false,
+        }
+    }
+
+    /// How far the peer is behind.
+    fn lag_of(&self, peer: &Peer) -> Lag {
+        let last = self.log.last().index;
+        let applied = peer.standing.applied;
+        Lag {
+            entries: last.0.saturating_sub(peer.match_index.0),
+            size_bytes: self.log.size_bytes_from(peer.match_index.next()),
+            unapplied: applied.map(|applied| self.commit.0.saturating_sub(applied.0)),
+        }
     }
 
     /// Whom to hand over to, with time for it to receive the rest of the log: of the voters that
-    /// answer and keep up, the one of highest priority. One that is drained or of priority 0 only if
-    /// there is nobody else.
+    /// answer and keep up, the one of highest priority. One that lags in applying, so that commands
+    /// would wait for it, only if all do; one that is drained or of priority 0 only if there is
+    /// nobody else.
     fn best_successor(&self) -> Option<NodeId> {
+        let pace = self.yardstick();
         self.best_answering(|leading, peer| {
             let keeps_up = leading.keeps_up(peer);
             let rank = peer.standing.rank();
-            (rank > 0, keeps_up, if keeps_up { rank } else { 0 })
+            let is_current = peer.is_current(&pace);
+            let rank_if_fit = if keeps_up { rank } else { 0 };
+            (rank > 0, is_current, keeps_up, rank_if_fit)
         })
     }
 
     /// Whom to wake when there is no time to wait: a longer log wins elections, so it goes before
-    /// priority. One that is drained or of priority 0 only if no other voter keeps up.
+    /// priority. One that lags in applying, is drained or of priority 0 only if no other voter keeps
+    /// up.
     pub(crate) fn next_in_line(&self) -> Option<NodeId> {
+        let pace = self.yardstick();
         self.best_answering(|leading, peer| {
             let rank = peer.standing.rank();
-            (rank > 0 && leading.keeps_up(peer), peer.match_index, rank)
+            let keeps_up = rank > 0 && leading.keeps_up(peer);
+            let at_once = keeps_up && peer.is_current(&pace);
+            (keeps_up, at_once, peer.match_index, rank)
         })
     }
 
@@ -205,8 +252,13 @@ impl Core {
         if !self.is_voter() {
             return self.go(out);
         }
+        let target = self
+            .leading
+            .as_deref()
+            .and_then(|l| l.peer(transfer.target));
         let reason = RejectReason::TransferTimedOut {
             node: transfer.target,
+            lag: target.map(|peer| self.lag_of(peer)).unwrap_or_default(),
         };
         if let Some(token) = transfer.token {
             Self::reject(token, reason, out);
@@ -216,22 +268,50 @@ impl Core {
         }
     }
 
-    /// This leadership has ended; answers whoever asked for the transfer, if that is why.
+    /// This leadership has ended; answers whoever asked for the transfer, unless the election is
+    /// still to be decided that it was for.
     pub(crate) fn end_transfer(
-        &self,
-        transfer: Option<&Transfer>,
+        &mut self,
+        transfer: Option<Transfer>,
         reason: StopReason,
         out: &mut Effects,
     ) {
-        let Some((transfer, token)) = transfer.and_then(|t| Some((t, t.token?))) else {
+        let Some((transfer, token)) = transfer.and_then(|t| t.token.map(|token| (t, token))) else {
             return;
         };
-        let succeeded = matches!(reason, StopReason::HigherTerm | StopReason::NewLeader);
-        if transfer.ordered && succeeded {
-            out.push(Effect::Done { token });
-        } else {
-            let leader = None;
-            Self::reject(token, RejectReason::NotLeader { leader }, out);
+        match reason {
+            StopReason::NewLeader if transfer.ordered => out.push(Effect::Done { token }),
+            StopReason::HigherTerm if transfer.ordered => {
+                let due = self.now.plus(self.settings.election_timeout);
+                self.handed_over = Some(HandedOver { token, due });
+            }
+            _ => Self::reject_unled(token, out),
+        }
+    }
+
+    fn reject_unled(token: Token, out: &mut Effects) {
+        let leader = None;
+        Self::reject(token, RejectReason::NotLeader { leader }, out);
+    }
+
+    /// A leader is known again, or none will be: a transfer that made way for it is over.
+    pub(crate) fn settle_handed_over(&mut self, leader: Option<NodeId>, out: &mut Effects) {
+        let Some(HandedOver { token, .. }) = self.handed_over.take() else {
+            return;
+        };
+        match leader {
+            Some(leader) if leader != self.node => out.push(Effect::Done { token }),
+            _ => Self::reject_unled(token, out),
+        }
+    }
+
+    /// Nobody was elected in time after this node made way.
+    pub(crate) fn expire_handed_over(&mut self, out: &mut Effects) {
+        if self
+            .handed_over
+            .is_some_and(|handed| self.now >= handed.due)
+        {
+            self.settle_handed_over(None, out);
         }
     }
 }

@@ -7,6 +7,7 @@ mod braft_lease;
 mod braft_node;
 mod configuration_model;
 mod documented;
+mod lag;
 mod lease_settings;
 mod paper;
 mod paper_safety;

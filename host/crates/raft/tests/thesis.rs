@@ -71,8 +71,10 @@ fn a_transfer_that_fails_is_given_up_in_the_same_term() {
     let before = cluster.now;
     let token = cluster.transfer(1, 2);
     let outcome = cluster.await_outcome(token);
-    let reason = RejectReason::TransferTimedOut { node: NodeId(2) };
-    assert_eq!(outcome, Outcome::Rejected(reason));
+    let Outcome::Rejected(RejectReason::TransferTimedOut { node, lag }) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!((node, lag.entries), (NodeId(2), 0));
     assert_eq!(cluster.now.since(before), ms(1_000));
     cluster.commit("goes on");
     assert_eq!((cluster.leader(), cluster.term(1)), (Some(1), term));

@@ -90,6 +90,7 @@ pub fn message_to_wire(message: Message) -> v1::RaftMessage {
             promise: m.promise.map(promise_to_wire),
             priority: Some(m.standing.priority),
             drained: m.standing.drained,
+            applied: m.standing.applied.map(|index| index.0),
         }),
         MessageBody::InstallSnapshot(m) => Body::InstallSnapshot(v1::InstallSnapshot {
             snapshot: Some(snapshot_to_wire(&m.snapshot)),
@@ -325,6 +326,7 @@ fn standing_from_wire(m: &v1::HeartbeatReply) -> Standing {
     Standing {
         priority: m.priority.unwrap_or(unsaid.priority),
         drained: m.drained,
+        applied: m.applied.map(LogIndex),
     }
 }
 
@@ -337,6 +339,7 @@ fn request_vote_to_wire(m: &RequestVote) -> v1::RequestVote {
         disrupted_leader: m.disrupted_leader.map(|(node, _)| node.0),
         disrupted_term: m.disrupted_leader.map_or(0, |(_, term)| term.0),
         priority: m.priority,
+        applied: m.applied.map(|index| index.0),
     }
 }
 
@@ -351,6 +354,7 @@ fn request_vote_from_wire(m: &v1::RequestVote) -> Result<RequestVote> {
             .disrupted_leader
             .map(|node| (NodeId(node), disrupted_term)),
         priority: m.priority,
+        applied: m.applied.map(LogIndex),
     })
 }
 

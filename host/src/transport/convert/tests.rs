@@ -54,10 +54,12 @@ fn every_body() -> Vec<MessageBody> {
         forced: true,
         disrupted_leader: Some((NodeId(4), Term(5))),
         priority: 6,
+        applied: Some(LogIndex(8)),
     };
     let ordinary = RequestVote {
         disrupted_leader: None,
         pre_vote: false,
+        applied: None,
         ..request_vote.clone()
     };
     let vote = RequestVoteReply {
@@ -115,6 +117,7 @@ fn every_body() -> Vec<MessageBody> {
             standing: Standing {
                 priority: 0,
                 drained: true,
+                applied: Some(LogIndex(u64::MAX)),
             },
         }),
         MessageBody::InstallSnapshot(InstallSnapshot { snapshot }),

@@ -384,6 +384,7 @@ pub(super) mod tests {
             forced: false,
             disrupted_leader: None,
             priority: 100,
+            applied: None,
         };
         message(2, MessageBody::RequestVote(request))
     }

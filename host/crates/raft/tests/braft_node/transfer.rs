@@ -55,8 +55,12 @@ fn leader_transfer_before_log_is_compleleted() {
         cluster.outcome(refused),
         Outcome::Rejected(RejectReason::Transferring)
     );
-    let reason = RejectReason::TransferTimedOut { node: NodeId(2) };
-    assert_eq!(cluster.await_outcome(token), Outcome::Rejected(reason));
+    let Outcome::Rejected(RejectReason::TransferTimedOut { node, lag }) =
+        cluster.await_outcome(token)
+    else {
+        panic!("{:?}", cluster.outcome(token));
+    };
+    assert_eq!((node, lag.entries), (NodeId(2), 1));
     cluster.drop_nothing();
     cluster.commit("again");
     cluster.await_agreement(&[1, 2, 3]);

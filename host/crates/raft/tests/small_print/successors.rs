@@ -17,7 +17,7 @@ struct Group {
 fn ranked(priority: u32) -> Standing {
     Standing {
         priority,
-        drained: false,
+        ..Standing::default()
     }
 }
 

@@ -172,6 +172,7 @@ pub(crate) fn request_vote(last: LogId) -> RequestVote {
         forced: false,
         disrupted_leader: None,
         priority: 100,
+        applied: None,
     }
 }
 

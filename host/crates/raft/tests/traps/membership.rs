@@ -316,10 +316,10 @@ fn trap_33_a_lagging_target_is_not_told_to_campaign() {
     cluster.commit("not at 2");
     let token = cluster.transfer(1, 2);
     let outcome = cluster.await_outcome(token);
-    assert_eq!(
-        outcome,
-        Outcome::Rejected(RejectReason::TransferTimedOut { node: NodeId(2) })
-    );
+    let Outcome::Rejected(RejectReason::TransferTimedOut { node, lag }) = outcome else {
+        panic!("{outcome:?}");
+    };
+    assert_eq!((node, lag.entries), (NodeId(2), 1));
     assert_eq!(
         cluster.sent(|e| matches!(e.message.body, MessageBody::TimeoutNow(_))),
         0
