@@ -32,6 +32,9 @@ pub(crate) struct Brief {
     pub(crate) commit: LogIndex,
     /// The configuration in force has this node in it.
     pub(crate) member: bool,
+    /// Entries to be applied before the replica is as current as before it was opened. None once
+    /// it has been, nor while there is nobody to replay from (see `replay_left` of the group).
+    pub(crate) replay_left: u64,
 }
 
 impl Default for Brief {
@@ -42,6 +45,7 @@ impl Default for Brief {
             leader: None,
             commit: LogIndex(0),
             member: false,
+            replay_left: 0,
         }
     }
 }

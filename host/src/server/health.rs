@@ -52,7 +52,8 @@ async fn watch(shared: &Shared, mut reporter: HealthReporter) {
         let groups = shared.context.router.all();
         for group in &groups {
             let name = format!("group/{}", group.name());
-            tell(&mut reporter, &mut told, name, group.is_healthy()).await;
+            let healthy = group.is_healthy() && group.brief().replay_left == 0;
+            tell(&mut reporter, &mut told, name, healthy).await;
         }
         let broken: Vec<_> = lock(&shared.context.broken).keys().cloned().collect();
         for group in broken {
@@ -107,6 +108,7 @@ pub(crate) fn is_ready(shared: &Shared) -> bool {
         && !context.transport.is_set_aside()
         && !context.loading.load(Ordering::Acquire)
         && !context.storage.metrics().failed
+        && replaying(shared).is_empty()
 }
 
 /// Something that must hold for a node to take work.
@@ -147,6 +149,7 @@ pub(crate) fn checks(shared: &Shared) -> Vec<Check> {
         Check::new("storage", !context.storage.metrics().failed),
         groups_loaded(loading, context.router.all().len(), &broken),
         Check::new("only_process_of_node", !context.transport.is_set_aside()),
+        groups_replayed(&replaying(shared)),
         Check::new("not_draining", !draining),
         Check::new("not_stopping", !context.is_stopping()),
     ]
@@ -166,6 +169,25 @@ fn groups_loaded(loading: bool, opened: usize, broken: &[String]) -> Check {
     Check {
         note,
         ..Check::new("groups_loaded", passed)
+    }
+}
+
+/// The groups whose replica here has not applied yet what was committed, since it was opened, and
+/// how many entries it lacks.
+fn replaying(shared: &Shared) -> Vec<(String, u64)> {
+    let groups = shared.context.router.all().into_iter();
+    let left = groups.map(|group| (group.name().to_owned(), group.brief().replay_left));
+    left.filter(|(_, left)| *left > 0).collect()
+}
+
+/// A replica that replays its log leaves a leader without a successor that could answer: whoever
+/// restarts one node after the other must wait for it.
+fn groups_replayed(replaying: &[(String, u64)]) -> Check {
+    let left = |(group, left): &(String, u64)| format!("{group}: {left} entries to apply");
+    let note: Vec<_> = replaying.iter().map(left).collect();
+    Check {
+        note: note.join(", "),
+        ..Check::new("groups_replayed", replaying.is_empty())
     }
 }
 
@@ -198,5 +220,15 @@ mod tests {
             "[-] groups_loaded 0/1, not opened: a"
         );
         assert_eq!(check(true, 1, &[]), "[-] groups_loaded 1/1 so far");
+    }
+
+    #[test]
+    fn a_replica_that_replays_fails_the_check_and_says_how_much_is_left() {
+        assert_eq!(groups_replayed(&[]).to_string(), "[+] groups_replayed");
+        let replaying = [("a".to_owned(), 3), ("b".to_owned(), 40)];
+        assert_eq!(
+            groups_replayed(&replaying).to_string(),
+            "[-] groups_replayed a: 3 entries to apply, b: 40 entries to apply"
+        );
     }
 }

@@ -41,6 +41,11 @@ const PROPOSALS_AT_ONCE: usize = 1_024;
 const WRITES_UNDER_WAY_MAX: usize = 1;
 /// Messages of peers handed to the core in one go.
 const MESSAGES_AT_ONCE: usize = 256;
+/// Election timeouts for which a replica waits for a leader to replay from before that alone keeps
+/// nobody waiting for its node.
+const LEADERLESS_TIMEOUTS: u32 = 10;
+/// Longest time for the writes that a stopping replica's last messages wait for.
+const LAST_WRITES_LIMIT: Duration = Duration::from_millis(500);
 /// How often requests of clients that have gone are forgotten.
 const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -85,6 +90,8 @@ pub(crate) struct State {
     out_of_reach: Option<OutOfReach>,
     removed: bool,
     stopping: bool,
+    /// It goes down in order, and may have messages that wait for a write.
+    has_last_words: bool,
     /// The replica was read-only when it ran last.
     begins_read_only: bool,
 }
@@ -102,11 +109,12 @@ impl State {
 impl Group {
     /// Runs until told to stop.
     pub(crate) async fn run(mut self) {
+        let opened = Instant::now();
         let mut sweep_at = tokio::time::Instant::now() + SWEEP_INTERVAL;
         if self.state.begins_read_only {
             self.handle(Input::SetReadOnly(true));
         }
-        self.refresh_brief();
+        self.refresh_brief(opened);
         while !self.state.stopping {
             let deadline = self.core.next_deadline().map(|at| self.clock.to_tokio(at));
             let wake = deadline.map_or(sweep_at, |at| at.min(sweep_at));
@@ -115,14 +123,29 @@ impl Group {
             self.take_queued();
             self.take_deferred();
             self.keep_time();
-            self.refresh_brief();
+            self.refresh_brief(opened);
             if tokio::time::Instant::now() >= sweep_at {
                 sweep(&mut self.state.waiting);
                 self.applier.sweep();
                 sweep_at = tokio::time::Instant::now() + SWEEP_INTERVAL;
             }
         }
+        if self.state.has_last_words {
+            self.let_out_last_words().await;
+        }
         self.end();
+    }
+
+    /// What was promised to others is told them once it is durable, if the disk is not slow.
+    async fn let_out_last_words(&mut self) {
+        let limit = tokio::time::Instant::now() + LAST_WRITES_LIMIT;
+        while self.core.holds_messages() {
+            let completed = self.mailbox.completions.recv();
+            match tokio::time::timeout_at(limit, completed).await {
+                Ok(Some(completion)) => self.on_completion(completion),
+                _ => return,
+            }
+        }
     }
 
     /// The clock comes last in the mailbox, and a group that always finds something there would
@@ -317,6 +340,7 @@ impl Group {
             Control::Stop => {
                 self.handle(Input::Shutdown);
                 self.state.stopping = true;
+                self.state.has_last_words = true;
             }
         }
     }
@@ -387,7 +411,20 @@ impl Group {
         }
     }
 
-    fn refresh_brief(&mut self) {
+    /// Entries that a member must apply before its node is ready. Without a leader nothing can be
+    /// replayed, and if that kept nodes from being ready, whoever starts one node after the other
+    /// would never start the second: after a while it does not count.
+    fn replay_left(&self, opened: Instant) -> u64 {
+        let patience = self.core.settings().election_timeout * LEADERLESS_TIMEOUTS;
+        let may_replay = self.core.leader().is_some() || opened.elapsed() < patience;
+        if may_replay && self.core.is_in_configuration() {
+            self.core.replay_left()
+        } else {
+            0
+        }
+    }
+
+    fn refresh_brief(&mut self, opened: Instant) {
         self.note_horizon();
         let brief = Brief {
             role: self.core.role(),
@@ -395,6 +432,7 @@ impl Group {
             leader: self.core.leader(),
             commit: self.core.commit_index(),
             member: self.core.is_in_configuration(),
+            replay_left: self.replay_left(opened),
         };
         self.shared
             .waiting

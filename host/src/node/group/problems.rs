@@ -81,6 +81,7 @@ impl Group {
         }
         problems.extend(self.out_of_reach_problem());
         problems.extend(duplicate_problems(core, &self.transport));
+        problems.extend(replay_problem(self.core.replay_left()));
         problems.extend(slow_disk_problem(core));
         problems.extend(no_leader_problem(core, &self.transport));
         problems.extend(succession_problem(core));
@@ -123,6 +124,14 @@ fn duplicate_problems(core: &kontiki_raft::Status, transport: &Transport) -> Vec
     let found = transport.duplicates_lately().into_iter();
     let members = found.filter(|it| core.configuration.contains(it.node));
     members.map(|it| it.problem).collect()
+}
+
+/// Until the log is replayed the replica answers with what it has, and should not lead.
+fn replay_problem(left: u64) -> Option<Problem> {
+    (left > 0).then(|| Problem {
+        what: format!("this replica still replays its log: {left} entries to apply"),
+        next_step: "wait; do not restart another node of the group meanwhile".to_owned(),
+    })
 }
 
 /// A write that takes longer than an election: clients wait, and a leader may have to give up.
