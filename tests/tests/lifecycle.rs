@@ -270,3 +270,32 @@ async fn a_former_member_is_added_as_soon_as_it_listens_again() -> Result<()> {
     }
     Ok(())
 }
+
+/// Sets how much address space a process may have from now on: bytes, or `unlimited`.
+fn limit_address_space(pid: u32, limit: &str) -> Result<()> {
+    let status = std::process::Command::new("prlimit")
+        .args(["--pid", &pid.to_string(), &format!("--as={limit}:")])
+        .status()
+        .context("run prlimit, of util-linux")?;
+    ensure!(status.success(), "prlimit: {status}");
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_that_one_member_cannot_run_is_not_created() -> Result<()> {
+    let (scene, _) = Scene::set().await?;
+    let pid = scene.cluster.pid(1).context("it runs")?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let size = status.lines().find(|line| line.starts_with("VmSize:"));
+    let size = size.and_then(|line| line.split_whitespace().nth(1));
+    let size_kib: u64 = size.context("VmSize")?.parse()?;
+    // Room for threads and small things, not for the memory that an instance reserves.
+    let limit = (size_kib + (400 << 10)) << 10;
+    limit_address_space(pid, &limit.to_string())?;
+    let words = ["group", "create", "new", "--plugin", &scene.digest];
+    scene.operator.is_refused(&words, 9, "cannot be made")?;
+    scene.is_gone("new").await?;
+    limit_address_space(pid, "unlimited")?;
+    scene.operator.does(&words)?;
+    scene.runs_everywhere("new")
+}

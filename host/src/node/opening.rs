@@ -23,7 +23,7 @@ use kontiki_storage::GroupRecord;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, watch};
-use tracing::{Instrument as _, info, info_span};
+use tracing::{Instrument as _, info, info_span, warn};
 
 /// Groups opened at once when a node starts: one that compiles its plugin does not keep the others
 /// waiting, and a start does not take more memory than a few of them.
@@ -79,8 +79,11 @@ impl Context {
             Ok(found) => self.open_found(turn, found).await,
             Err(error) => Err(error.into()),
         };
-        if let Err(error) = opened {
-            self.note_broken(record.id, spec, &error);
+        match opened {
+            Ok(()) => {}
+            // Two cores on one log would each vote and append by themselves.
+            Err(ReplicaError::Exists(id)) => warn!(group = id.0, "it is open already"),
+            Err(error) => self.note_broken(record.id, spec, &error),
         }
     }
 
@@ -326,5 +329,86 @@ impl Context {
                 changing: tokio::sync::Mutex::default(),
             }),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::NodeOptions;
+    use crate::node::native_machine::COUNTER;
+    use crate::node::{Node, RunningNode};
+    use kontiki_proto::v1;
+
+    async fn node() -> RunningNode {
+        let options = NodeOptions {
+            name: Some("n1".into()),
+            data_dir: Some("memory://".into()),
+            listen: Some("127.0.0.1:0".into()),
+            http: Some("off".into()),
+            allow_native_machines: Some(true),
+            ..NodeOptions::default()
+        };
+        Node::start(options.check().unwrap()).await.unwrap()
+    }
+
+    fn spec(node: &Context, plugin: &str) -> GroupSpec {
+        GroupSpec {
+            id: 7,
+            name: "orders".into(),
+            plugin: plugin.into(),
+            initial_members: Some(v1::MemberSet {
+                voters: vec![node.node().0],
+                learners: vec![],
+            }),
+            ..GroupSpec::default()
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn a_replica_is_never_opened_twice() {
+        let running = node().await;
+        let context = &running.context;
+        let turn = context.turn(GroupId(7)).await.unwrap();
+        let prepared = context.prepare_replica(&turn, spec(context, COUNTER), context.node());
+        assert!(prepared.await.unwrap());
+        assert!(context.router.by_id(GroupId(7)).is_none());
+        context.confirm_replica(&turn).await.unwrap();
+        let first = context.router.by_id(GroupId(7)).unwrap();
+        drop(turn);
+
+        // As if it had been created between the listing of what is stored and its opening.
+        context.open_groups().await.unwrap();
+        let now = context.router.by_id(GroupId(7)).unwrap();
+        assert!(Arc::ptr_eq(&first.inner, &now.inner));
+        assert!(first.status().await.is_ok(), "its task still runs");
+        assert!(lock(&context.broken).is_empty());
+        running.shutdown().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn while_groups_are_opened_none_is_made_or_removed() {
+        let running = node().await;
+        let context = &running.context;
+        context.loading.store(true, Ordering::Release);
+        let turn = context.turn(GroupId(7)).await;
+        assert!(matches!(turn, Err(ReplicaError::Loading)));
+        context.loading.store(false, Ordering::Release);
+        running.shutdown().await;
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_cannot_be_made_leaves_nothing() {
+        let running = node().await;
+        let context = &running.context;
+        let turn = context.turn(GroupId(7)).await.unwrap();
+        let missing = format!("sha256:{}", "0".repeat(64));
+        let prepared = context.prepare_replica(&turn, spec(context, &missing), context.node());
+        assert!(matches!(prepared.await, Err(ReplicaError::Plugin(_))));
+        assert!(context.storage.groups().unwrap().is_empty());
+        let again = context.prepare_replica(&turn, spec(context, COUNTER), context.node());
+        assert!(again.await.unwrap(), "its name is free");
+        drop(turn);
+        running.shutdown().await;
     }
 }

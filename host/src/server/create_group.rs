@@ -78,6 +78,9 @@ pub(crate) async fn create(
                     }
                 }
             }
+            Standing::Created(existing) if has_ended(shared, &there, &existing).await => {
+                undecided(shared, &existing)
+            }
             Standing::Created(existing) => {
                 let (voters, learners) = members(shared, &request)?;
                 let spec = specification(&request.name, plugin, &voters, &learners);
@@ -154,6 +157,17 @@ impl Standing {
             None => Self::Nothing,
         }
     }
+}
+
+/// Whether a node that holds a group finds, now that it looks, that the group was deleted while the
+/// node was away: its name is free then.
+async fn has_ended(shared: &Shared, there: &Survey, spec: &v1::GroupSpec) -> bool {
+    let id = GroupId(spec.id);
+    let holders = there.of(id).filter(|(_, held)| is_there(held.stage()));
+    let asked = holders.map(|(node, _)| ask_to_settle(shared, node, id));
+    let answers = join_all(asked).await.into_iter().flatten();
+    let mut stages = answers.map(|settled| settled.stage());
+    stages.any(|stage| stage == GroupStage::Deleted)
 }
 
 fn undecided(shared: &Shared, spec: &v1::GroupSpec) -> Fault {

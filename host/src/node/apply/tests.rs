@@ -140,6 +140,28 @@ impl Machine for Fragile {
     }
 }
 
+#[test]
+fn whoever_makes_a_group_learns_that_its_machine_cannot_be_made() {
+    let start = |make: fn() -> Box<dyn Machine>| {
+        let (applier, thread) = Applier::start(ApplierConfig {
+            group: GROUP,
+            storage: storage(&bench(&[]).entries),
+            plugin: PluginSource::Test(make),
+            replay_until: LogIndex(0),
+            metrics: Metrics::new().plugin("counter"),
+            report: Box::new(|_| {}),
+        })
+        .unwrap();
+        let made = applier.wait_until_made();
+        applier.stop();
+        thread.join().unwrap();
+        made
+    };
+    assert_eq!(start(fragile), Ok(()));
+    let why = start(|| panic!("the system gives no memory")).unwrap_err();
+    assert!(why.contains("panicked"), "{why}");
+}
+
 struct Bench {
     applier: Applier,
     reports: Receiver<ApplyReport>,
