@@ -62,6 +62,41 @@ fn exit_0_for_what_is_done() {
 }
 
 #[test]
+fn commands_for_a_group_that_is_not_there_are_not_tried_one_by_one() {
+    let server = Server::start();
+    let mut child = kontiki()
+        .args(["call", "absent", "--stdin", "--endpoints", &server.address])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // It ends without having read them all.
+    let _ = child
+        .stdin
+        .take()
+        .unwrap()
+        .write_all(&b"add 1\n".repeat(200_000));
+    let run = finish(&child.wait_with_output().unwrap());
+    assert_eq!((run.code, run.stdout.as_str()), (4, ""));
+    assert_eq!(run.stderr.matches("error[").count(), 1, "{}", run.stderr);
+}
+
+#[test]
+fn times_and_sizes_beyond_all_bounds_are_usage_errors() {
+    for line in [
+        "call g x --timeout 500years",
+        "bench --duration 500years",
+        "bench --payload 99999999999",
+        "serve --name n1 --data-dir memory:// --shutdown-grace 500years",
+    ] {
+        let run = types(line);
+        assert_eq!(run.code, 2, "{line}: {}", run.stderr);
+        assert!(!run.stderr.contains("panicked"), "{line}: {}", run.stderr);
+    }
+}
+
+#[test]
 fn exit_1_for_what_the_plugin_or_the_cluster_refuses() {
     let server = Server::start();
     let run = at(&server, "call rejecting x");

@@ -9,7 +9,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use clap::{Args, ValueEnum};
 use futures_util::StreamExt as _;
-use kontiki_client::{Consistency, Error, Reply, Staleness, Verdict};
+use kontiki_client::{Consistency, Error, Reason, Reply, Staleness, Verdict};
 use serde_json::{Value, json};
 use std::io::Read as _;
 use std::path::PathBuf;
@@ -275,6 +275,12 @@ async fn stream(global: &Global, group: &str, expect_term: Option<u64>) -> Resul
     let mut replies = client.apply_stream_in_term(group, Box::pin(commands), expect_term);
     let mut worst = Exit::Ok;
     while let Some(reply) = replies.next().await {
+        if let Err(error) = &reply
+            && *error.reason() == Reason::GROUP_NOT_FOUND
+        {
+            // No other command would fare better.
+            return Err(error.clone().into());
+        }
         worst = worse(worst, show_streamed(out, reply));
     }
     if worst == Exit::Ok {

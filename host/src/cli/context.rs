@@ -38,14 +38,17 @@ pub(crate) struct Global {
 /// How long to look for any node at all: a person should not wait for what nobody starts.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// Nobody waits for longer, and clocks can be added to it.
+const DURATION_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
+
 /// Reads `10s`, `1m 30s`, `250ms`.
 pub(crate) fn duration(text: &str) -> std::result::Result<Duration, String> {
     let duration = humantime::parse_duration(text)
         .map_err(|error| format!("{error} (write for example 10s, 250ms, 1m)"))?;
-    if duration.is_zero() {
-        Err("it must be more than nothing".into())
-    } else {
-        Ok(duration)
+    match duration {
+        Duration::ZERO => Err("it must be more than nothing".into()),
+        duration if duration > DURATION_MAX => Err("it must be at most 365 days".into()),
+        duration => Ok(duration),
     }
 }
 

@@ -31,6 +31,9 @@ pub(crate) struct Shared {
     routes: Mutex<RouteTable>,
 }
 
+/// Longer times count as this, so that clocks can be added to them.
+const TIME_MAX: Duration = Duration::from_secs(365 * 24 * 3_600);
+
 /// How a client behaves.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -82,6 +85,12 @@ impl Member {
 impl Client {
     /// A client of the cluster to which `endpoints` belong. Connects when first needed.
     pub fn connect(endpoints: impl IntoIterator<Item = Address>, options: Options) -> Self {
+        let options = Options {
+            timeout: options.timeout.min(TIME_MAX),
+            patience: options.patience.min(TIME_MAX),
+            connect_timeout: options.connect_timeout.min(TIME_MAX),
+            ..options
+        };
         let routes = Mutex::new(RouteTable::new(endpoints.into_iter().collect()));
         let (timeout, pool) = (options.timeout, Pool::new(options.clone()));
         Self {
@@ -99,7 +108,7 @@ impl Client {
     #[must_use]
     pub fn with_timeout(&self, timeout: Duration) -> Self {
         Self {
-            timeout,
+            timeout: timeout.min(TIME_MAX),
             ..self.clone()
         }
     }

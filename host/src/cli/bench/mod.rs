@@ -43,6 +43,7 @@ pub(crate) struct BenchArgs {
         default_value = "16",
         value_name = "BYTES,…"
     )]
+    #[arg(value_parser = payload)]
     payload: Vec<usize>,
     /// How long to measure
     #[arg(long, short, value_parser = duration, default_value = "10s")]
@@ -54,6 +55,18 @@ pub(crate) struct BenchArgs {
     #[arg(long, value_name = "TEXT")]
     command: Option<String>,
 }
+
+/// Reads a size that some group may take.
+fn payload(text: &str) -> std::result::Result<usize, String> {
+    match text.parse() {
+        Ok(size_bytes @ 0..=PAYLOAD_MAX) => Ok(size_bytes),
+        Ok(_) => Err(format!("at most {PAYLOAD_MAX} bytes: no group takes more")),
+        Err(error) => Err(format!("{error}")),
+    }
+}
+
+/// The largest `entry_size_bytes_max`.
+const PAYLOAD_MAX: usize = 64 << 20;
 
 /// Runs `kontiki bench`.
 pub(crate) async fn run(global: &Global, args: &BenchArgs) -> Result<()> {
@@ -174,7 +187,9 @@ impl Commands {
 
     /// The command of one client, padded with spaces.
     fn padded(&self, client: u32, payload: usize) -> String {
-        format!("{:payload$}", self.text(client))
+        let text = self.text(client);
+        let missing = payload.saturating_sub(text.len());
+        text + &" ".repeat(missing)
     }
 
     fn check_size(&self, payload: usize) -> Result<()> {
@@ -197,6 +212,8 @@ mod tests {
     fn commands_are_padded_to_the_payload_size() {
         assert_eq!(Commands::Counter.padded(0, 16), "add 1           ");
         assert_eq!(Commands::Atomic.padded(7, 16), "exchange b7 1   ");
+        assert_eq!(Commands::Counter.padded(0, 100_000).len(), 100_000);
+        assert!(payload("65536").is_ok() && payload("99999999999").is_err());
         assert!(Commands::Counter.check_size(5).is_ok());
         assert_eq!(
             Commands::Counter.check_size(4).unwrap_err().exit(),
