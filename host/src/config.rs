@@ -61,6 +61,10 @@ pub struct NodeOptions {
     /// Commands in flight per group before clients are told to wait [default: 4096]
     #[arg(long, env = "KONTIKI_PROPOSALS_MAX")]
     pub proposals_max: Option<usize>,
+    /// Connections at a time, pages included [default: as many as file descriptors allow, at most
+    /// 4096]
+    #[arg(long, env = "KONTIKI_CONNECTIONS_MAX", value_name = "N")]
+    pub connections_max: Option<usize>,
     /// Largest plugin accepted, in bytes [default: 67108864]
     #[arg(long, env = "KONTIKI_PLUGIN_SIZE_BYTES_MAX")]
     pub plugin_size_bytes_max: Option<usize>,
@@ -115,6 +119,7 @@ impl NodeOptions {
             peers: list(self.peers, other.peers),
             settings: merge_settings(self.settings, other.settings),
             proposals_max: self.proposals_max.or(other.proposals_max),
+            connections_max: self.connections_max.or(other.connections_max),
             plugin_size_bytes_max: self.plugin_size_bytes_max.or(other.plugin_size_bytes_max),
             metrics_per_group: self.metrics_per_group.or(other.metrics_per_group),
             shutdown_grace: self.shutdown_grace.or(other.shutdown_grace),
@@ -163,10 +168,13 @@ impl NodeOptions {
             peers: peers(&self.peers, own_name.as_deref())?,
             raft,
             raft_named,
-            limits: limits(self.proposals_max, self.plugin_size_bytes_max)?,
+            limits: limits(
+                self.proposals_max,
+                self.plugin_size_bytes_max,
+                self.connections_max,
+            )?,
             metrics_per_group: self.metrics_per_group.unwrap_or(METRICS_PER_GROUP),
-            shutdown_grace: humantime::parse_duration(grace)
-                .map_err(|e| ConfigError::invalid("shutdown_grace", grace, e))?,
+            shutdown_grace: shutdown_grace(grace)?,
             allow_native_machines: self.allow_native_machines.unwrap_or(false),
         };
         Ok(config)
@@ -234,6 +242,8 @@ pub struct Limits {
     pub peer_queue_size_bytes_max: usize,
     /// Largest plugin.
     pub plugin_size_bytes_max: usize,
+    /// Connections at a time; more are refused.
+    pub connections_max: usize,
 }
 
 impl Default for Limits {
@@ -247,6 +257,7 @@ impl Default for Limits {
             peer_queue_max: 16_384,
             peer_queue_size_bytes_max: 64 << 20,
             plugin_size_bytes_max: 64 << 20,
+            connections_max: crate::node::descriptors::connections_max(),
         }
     }
 }
@@ -513,6 +524,18 @@ fn peers(given: &[String], own_name: Option<&str>) -> Result<Vec<PeerAddress>, C
     Ok(peers)
 }
 
+/// Longest `shutdown_grace`: whoever asks for more means for ever, which no node may take.
+const SHUTDOWN_GRACE_MAX: Duration = Duration::from_secs(24 * 3_600);
+
+fn shutdown_grace(text: &str) -> Result<Duration, ConfigError> {
+    let invalid = |why: String| ConfigError::invalid("shutdown_grace", text, why);
+    let grace = humantime::parse_duration(text).map_err(|error| invalid(error.to_string()))?;
+    match grace <= SHUTDOWN_GRACE_MAX {
+        true => Ok(grace),
+        false => Err(invalid("at most 24h".to_owned())),
+    }
+}
+
 fn http(given: Option<&str>) -> Result<Option<Address>, ConfigError> {
     match given.unwrap_or("127.0.0.1:7472") {
         "off" => Ok(None),
@@ -540,13 +563,26 @@ fn raft_settings(given: &[String]) -> Result<(Settings, BTreeSet<&'static str>),
 /// Default of `metrics_per_group`: a page of some ten thousand series.
 const METRICS_PER_GROUP: usize = 1_000;
 
-fn limits(proposals: Option<usize>, plugin: Option<usize>) -> Result<Limits, ConfigError> {
+fn limits(
+    proposals: Option<usize>,
+    plugin: Option<usize>,
+    connections: Option<usize>,
+) -> Result<Limits, ConfigError> {
     let defaults = Limits::default();
     let limits = Limits {
         proposals_max: proposals.unwrap_or(defaults.proposals_max),
         plugin_size_bytes_max: plugin.unwrap_or(defaults.plugin_size_bytes_max),
+        connections_max: connections.unwrap_or(defaults.connections_max),
         ..defaults
     };
+    if !(1..=1_000_000).contains(&limits.connections_max) {
+        let given = limits.connections_max.to_string();
+        return Err(ConfigError::invalid(
+            "connections_max",
+            given,
+            "from 1 to 1000000",
+        ));
+    }
     match limits.proposals_max {
         1..=1_000_000 => Ok(limits),
         other => Err(ConfigError::invalid(
@@ -624,6 +660,8 @@ mod tests {
         assert!(fault(|o| o.settings = vec!["election_timeout=1ms".into()]).contains("20 ms"));
         assert!(fault(|o| o.election_timeout = Some("1".into())).contains("election_timeout"));
         assert!(fault(|o| o.shutdown_grace = Some("soon".into())).contains("shutdown_grace"));
+        assert!(fault(|o| o.shutdown_grace = Some("500years".into())).contains("24h"));
+        assert!(fault(|o| o.connections_max = Some(0)).contains("connections_max"));
     }
 
     #[test]

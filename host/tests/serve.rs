@@ -168,6 +168,60 @@ fn a_log_that_nobody_reads_stops_neither_the_node_nor_its_end() {
     assert_eq!(status.code(), Some(0));
 }
 
+#[test]
+fn connections_that_say_nothing_leave_the_store_its_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let (path, data) = (
+        directory.path().join("ports.json"),
+        directory.path().join("n1"),
+    );
+    let mut child = Command::new("sh")
+        .args([
+            "-c",
+            "ulimit -n 200 && exec \"$0\" \"$@\"",
+            env!("CARGO_BIN_EXE_kontiki"),
+        ])
+        .args([
+            "serve",
+            "--name",
+            "n1",
+            "--listen",
+            "127.0.0.1:0",
+            "--http",
+            "127.0.0.1:0",
+        ])
+        .args(["--allow-native-machines", "--ports-file"])
+        .arg(&path)
+        .arg("--data-dir")
+        .arg(&data)
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let ports = ports(&path, &mut child);
+    let client = ports["client"].as_str().unwrap();
+    let silent: Vec<_> = (0..261)
+        .map(|_| std::net::TcpStream::connect(client).unwrap())
+        .collect();
+    let say = |words: &[&str]| {
+        let said = Command::new(env!("CARGO_BIN_EXE_kontiki"))
+            .args(words)
+            .args(["--endpoints", client, "--timeout", "30s"])
+            .output()
+            .unwrap();
+        assert_eq!(said.status.code(), Some(0), "{words:?}: {}", stderr(&said));
+        String::from_utf8(said.stdout).unwrap()
+    };
+    say(&["group", "create", "counter", "--plugin", "native:counter"]);
+    for before in 0..5 {
+        assert_eq!(say(&["call", "counter", "add", "1"]), format!("{before}\n"));
+    }
+    let http: std::net::SocketAddr = ports["http"].as_str().unwrap().parse().unwrap();
+    assert!(get(http, "/readyz").ends_with("ok\n"));
+    signal(&child, Signal::SIGTERM);
+    assert_eq!(child.wait().unwrap().code(), Some(0));
+    drop(silent);
+}
+
 /// A page, head and all.
 fn get(address: std::net::SocketAddr, path: &str) -> String {
     use std::io::{Read as _, Write as _};

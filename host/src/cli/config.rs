@@ -152,6 +152,11 @@ fn rows(config: &NodeConfig, sources: &Sources<'_>) -> Vec<Row> {
             file.proposals_max.is_some(),
         ),
         row(
+            "connections_max",
+            limits.connections_max.to_string(),
+            file.connections_max.is_some(),
+        ),
+        row(
             "plugin_size_bytes_max",
             limits.plugin_size_bytes_max.to_string(),
             file.plugin_size_bytes_max.is_some(),

@@ -6,7 +6,7 @@ use super::logging::{self, LogFormat};
 use super::signals::Signals;
 use clap::Args;
 use kontiki::config::{ConfigError, NodeConfig, NodeOptions};
-use kontiki::node::{Node, RunningNode, StartError};
+use kontiki::node::{Node, RunningNode, StartError, descriptors};
 use kontiki_storage::StorageError;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -89,6 +89,7 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<()> {
     }
     let config = args.config.check()?;
     logging::start(&args.log_level, args.log_format)?;
+    let descriptors = descriptors::raise_limit();
     let mut signals = Signals::listen()?;
     let running = Node::start(config).await.map_err(start_failure)?;
     let written = args
@@ -96,7 +97,7 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<()> {
         .as_deref()
         .map(|path| PortsFile::write(path, &running));
     let ports_file = written.transpose()?;
-    announce(&running);
+    announce(&running, descriptors);
     let first = signals.next().await;
     tracing::info!(
         signal = first.name(),
@@ -114,7 +115,7 @@ pub(crate) async fn run(args: &ServeArgs) -> Result<()> {
     Ok(())
 }
 
-fn announce(running: &RunningNode) {
+fn announce(running: &RunningNode, descriptors: usize) {
     let ports = running.ports();
     let http = ports
         .http
@@ -125,6 +126,7 @@ fn announce(running: &RunningNode) {
         client = %ports.client,
         peer = %ports.peer,
         http,
+        descriptors,
         "listening"
     );
 }

@@ -1,4 +1,4 @@
-//! Groups found in storage that cannot be opened: what is known of them, and what to do.
+//! Groups in storage that cannot be opened, or stopped by a fault of the program: what is known of them, and what to do.
 
 use super::context::ReplicaError;
 use super::plugins::PluginError;
@@ -31,6 +31,21 @@ impl Broken {
             spec,
             problem,
             missing_plugin: plugin.filter(|_| is_missing_plugin(error)),
+        }
+    }
+
+    /// A replica whose task ended by a fault of the program.
+    pub(crate) fn panicked(id: GroupId, spec: GroupSpec, why: &str) -> Self {
+        let problem = Problem {
+            what: format!("this replica has stopped by a fault of the program: {why}"),
+            next_step: "keep this node's log and report it, then restart the node".to_owned(),
+        };
+        let spec = Some(spec);
+        Self {
+            id,
+            spec,
+            problem,
+            missing_plugin: None,
         }
     }
 

@@ -1,8 +1,10 @@
 //! What every part of a node shares, and how it ends.
 
 use super::broken::Broken;
+use super::budget::Budget;
 use super::clock::Clock;
 use super::ended::{Ended, EndedError};
+use super::handle::GroupHandle;
 use super::lifecycle::Names;
 use super::overrides::Overrides;
 use super::plugins::{PluginError, PluginStore};
@@ -19,11 +21,14 @@ use kontiki_raft::{GroupId, NodeId};
 use kontiki_storage::{Storage, StorageError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::task::JoinError;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+
+/// Bytes of the commands of all groups that are not answered; more are refused as busy.
+const NODE_COMMANDS_SIZE_BYTES_MAX: usize = 256 << 20;
 
 /// Shared by everything on a node.
 pub(crate) struct Context {
@@ -51,6 +56,9 @@ pub(crate) struct Context {
     pub(crate) drain_order: tokio::sync::Mutex<()>,
     /// Cancelled when the node takes no more requests.
     pub(crate) closing: CancellationToken,
+    /// Cancelled when it listens to its peers no more, which is later: requests under way may need
+    /// them.
+    pub(crate) peers_closing: CancellationToken,
     pub(crate) http_address: String,
     /// Read by whatever makes, opens or removes a replica; written by what must miss none of them:
     /// settings of the node, removing a plugin. Taken after a group's turn.
@@ -58,6 +66,10 @@ pub(crate) struct Context {
     pub(super) turns: Turns,
     /// Names of replicas that are being made or opened.
     pub(super) names: Names,
+    /// Bytes of log that a group has in memory when it is opened.
+    pub(super) tail_size_bytes_max: AtomicUsize,
+    /// Commands of all groups that are not answered.
+    pub(super) commands: Budget,
     pub(super) tasks: TaskTracker,
     pub(super) threads: Mutex<Vec<std::thread::JoinHandle<()>>>,
 }
@@ -141,10 +153,13 @@ impl Context {
             drained: AtomicBool::new(parts.drained),
             drain_order: tokio::sync::Mutex::default(),
             closing: CancellationToken::new(),
+            peers_closing: CancellationToken::new(),
             http_address: parts.http_address,
             making: tokio::sync::RwLock::default(),
             turns: Turns::default(),
             names: Names::default(),
+            tail_size_bytes_max: AtomicUsize::new(0),
+            commands: Budget::new(usize::MAX, NODE_COMMANDS_SIZE_BYTES_MAX),
             tasks: TaskTracker::new(),
             threads: Mutex::default(),
         }
@@ -166,6 +181,15 @@ impl Context {
 
     pub(crate) fn is_stopping(&self) -> bool {
         self.closing.is_cancelled()
+    }
+
+    /// The largest command that any group here takes, or would take by this node's settings.
+    pub(crate) fn entry_size_bytes_max(&self) -> usize {
+        let groups = self.router.all();
+        let limits = groups.iter().map(GroupHandle::entry_size_bytes_max);
+        // Before its first round a group does not know.
+        let known = limits.filter(|limit| *limit != usize::MAX);
+        known.fold(self.config.raft.entry_size_bytes_max, usize::max)
     }
 
     /// Carries something out to its end, whatever becomes of whoever waits for it: a caller that

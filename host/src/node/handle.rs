@@ -59,6 +59,8 @@ pub(crate) struct GroupShared {
     horizons: Mutex<Horizons>,
     /// Largest command that the replica takes now.
     pub(crate) entry_size_bytes_max: AtomicUsize,
+    /// How large answers have been lately.
+    answer_size_bytes: AtomicUsize,
 }
 
 impl GroupShared {
@@ -68,6 +70,7 @@ impl GroupShared {
             waiting: AtomicU64::new(0),
             horizons: Mutex::default(),
             entry_size_bytes_max: AtomicUsize::new(usize::MAX),
+            answer_size_bytes: AtomicUsize::new(0),
         }
     }
 
@@ -160,6 +163,23 @@ impl GroupHandle {
     pub(crate) fn entry_size_bytes_max(&self) -> usize {
         let limit = &self.inner.shared.entry_size_bytes_max;
         limit.load(Ordering::Relaxed)
+    }
+
+    /// What a command of `size_bytes` takes in memory until its answer is delivered, as far as can
+    /// be told before there is one.
+    pub(crate) fn expected_size_bytes(&self, size_bytes: usize) -> usize {
+        let answers = &self.inner.shared.answer_size_bytes;
+        size_bytes.max(answers.load(Ordering::Relaxed))
+    }
+
+    /// Takes in how large an answer was. Two at once may miss each other, which later ones mend.
+    pub(crate) fn note_answer(&self, size_bytes: usize) {
+        let answers = &self.inner.shared.answer_size_bytes;
+        let before = answers.load(Ordering::Relaxed);
+        if before != size_bytes {
+            let faded = before - before.div_ceil(64);
+            answers.store(faded.max(size_bytes), Ordering::Relaxed);
+        }
     }
 
     /// Whether a leader is known, the plugin runs, and no other replica has answered otherwise.

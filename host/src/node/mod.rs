@@ -6,6 +6,7 @@ mod budget;
 pub(crate) mod clock;
 pub(crate) mod context;
 mod departed;
+pub mod descriptors;
 pub(crate) mod drain;
 pub(crate) mod ended;
 pub(crate) mod failpoint;
@@ -17,6 +18,8 @@ mod native_machine;
 pub mod offline;
 mod opening;
 pub(crate) mod overrides;
+#[cfg(test)]
+mod panic_tests;
 pub(crate) mod plugins;
 pub(crate) mod prepared;
 mod registry;

@@ -15,11 +15,13 @@ use super::registry::{self, Record};
 use super::request::Control;
 use super::turn::Turn;
 use crate::transport::convert::members_from_wire;
-use futures_util::StreamExt as _;
+use futures_util::{FutureExt as _, StreamExt as _};
 use kontiki_plugin::Description;
 use kontiki_proto::v1::GroupSpec;
 use kontiki_raft::{Core, GroupId, LogIndex, MemberSet};
 use kontiki_storage::GroupRecord;
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use tokio::sync::{mpsc, watch};
@@ -28,6 +30,11 @@ use tracing::{Instrument as _, info, info_span, warn};
 /// Groups opened at once when a node starts: one that compiles its plugin does not keep the others
 /// waiting, and a start does not take more memory than a few of them.
 const OPENED_AT_ONCE: usize = 4;
+
+/// Bytes of log that all groups found in storage together bring into memory: each its equal part, but
+/// not less than the minimum. What is missing is read when a follower or the plugin needs it.
+const TAILS_SIZE_BYTES_MAX: usize = 256 << 20;
+const TAIL_SIZE_BYTES_MIN: usize = 64 << 10;
 
 /// A machine on its thread, and both ends of what it reports.
 pub(super) struct Machinery {
@@ -57,6 +64,8 @@ impl Context {
     pub(crate) async fn open_groups(self: &Arc<Self>) -> Result<(), ReplicaError> {
         let storage = Arc::clone(&self.storage);
         let records = tokio::task::spawn_blocking(move || storage.groups()).await??;
+        let tail = (TAILS_SIZE_BYTES_MAX / records.len().max(1)).max(TAIL_SIZE_BYTES_MIN);
+        self.tail_size_bytes_max.store(tail, Ordering::Release);
         futures_util::stream::iter(records)
             .for_each_concurrent(OPENED_AT_ONCE, |record| async move {
                 let turn = self.turns.of(record.id).await;
@@ -169,7 +178,10 @@ impl Context {
             Some(_) => None,
             None => Some(self.plugins.source(&spec.plugin)?),
         };
-        let mut recovered = self.storage.recover(id, settings.cache_size_bytes_max)?;
+        let tail = self.tail_size_bytes_max.load(Ordering::Acquire);
+        let mut recovered = self
+            .storage
+            .recover(id, settings.cache_size_bytes_max.min(tail))?;
         departed::restore(&*self.storage, id, &mut recovered.hard_state)?;
         let replay_until = recovered.last.index;
         let initial = match spec.initial_members.clone() {
@@ -198,7 +210,25 @@ impl Context {
             "group opened"
         );
         self.tell_new_group(&handle);
+        if handle.inner.control.is_closed() {
+            // It has panicked before it was in the router.
+            self.router.remove(id);
+        }
         Ok(())
+    }
+
+    /// A group's task ended by a fault of the program: the node goes on without the replica, and says
+    /// so. What it wrote is as durable as after a crash.
+    fn group_panicked(&self, spec: GroupSpec, panic: &(dyn Any + Send)) {
+        let (id, name) = (GroupId(spec.id), spec.name.clone());
+        let why = panic.downcast_ref::<String>().map(String::as_str);
+        let why = why.or_else(|| panic.downcast_ref::<&str>().copied());
+        let broken = Broken::panicked(id, spec, why.unwrap_or("no word was left"));
+        tracing::error!(error = broken.problem.what, "a group's task panicked");
+        lock(&self.broken).insert(name, broken);
+        if let Some(handle) = self.router.remove(id) {
+            handle.inner.applier.stop();
+        }
     }
 
     /// Whoever drains the node, or undoes it, from now on finds the group; what was ordered before,
@@ -282,7 +312,8 @@ impl Context {
         let (control, controlled) = mpsc::channel(64);
         let (brief, watched) = watch::channel(Brief::default());
         // Twice, since as many may be queued as are under way.
-        let commands = Budget::new(2 * limits.proposals_max, limits.proposals_size_bytes_max);
+        let commands = Budget::new(2 * limits.proposals_max, limits.proposals_size_bytes_max)
+            .within(&self.commands);
         let questions = Budget::new(limits.queries_max, limits.queries_size_bytes_max);
         let shared = Arc::new(GroupShared::new(self.node()));
         let id = GroupId(spec.id);
@@ -308,7 +339,14 @@ impl Context {
             proposals_max: limits.proposals_max,
             state: State::starting(own.read_only),
         };
-        self.tasks.spawn(group.run().instrument(span));
+        let (context, whose) = (Arc::downgrade(self), spec.clone());
+        let run = AssertUnwindSafe(group.run()).catch_unwind();
+        let run = run.map(move |ended| {
+            if let (Err(panic), Some(context)) = (ended, context.upgrade()) {
+                context.group_panicked(whose, &*panic);
+            }
+        });
+        self.tasks.spawn(run.instrument(span));
         GroupHandle {
             inner: Arc::new(HandleInner {
                 id,

@@ -50,6 +50,9 @@ pub enum Failure {
         /// The replica's term.
         term: Term,
     },
+    /// The replica is no member of its group, and knows nobody who leads it.
+    #[error("this node is no member of the group")]
+    NoMember,
     /// The queue is full.
     #[error("the group's queue is full; try again")]
     Busy,
@@ -207,6 +210,9 @@ pub(crate) enum Control {
     Unreachable(NodeId),
     /// Hand over, answer everything, end.
     Stop,
+    /// End by a fault of the program.
+    #[cfg(test)]
+    Panic,
 }
 
 /// What a replica says about itself.

@@ -3,12 +3,12 @@
 
 use super::clock::Clock;
 use super::context::{Context, Parts, random_u64};
-use super::drain;
 use super::listen::Listeners;
 use super::overrides::Overrides;
 use super::plugins::{Blobs, PluginStore};
 use super::router::Router;
 use super::{Ports, RunningNode, StartError, stop, tuning};
+use super::{descriptors, drain};
 use crate::config::{Address, DataLocation, NodeConfig};
 use crate::server;
 use crate::transport::{QueueLimits, Transport};
@@ -111,7 +111,10 @@ async fn kept_overrides(storage: &Arc<dyn Storage>) -> Result<Overrides, StartEr
 
 fn open_data(config: &NodeConfig) -> Result<Data, StartError> {
     let node = NodeId(getrandom::u64().map_err(StartError::Random)?.max(1));
-    let options = Options::default();
+    let options = Options {
+        open_files_max: descriptors::store_max(),
+        ..Options::default()
+    };
     match &config.data {
         DataLocation::Memory => {
             let uri = "memory://".parse().expect("a valid URI");

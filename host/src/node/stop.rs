@@ -27,7 +27,7 @@ pub(super) async fn stop(node: RunningNode) {
     servers.say_not_ready().await;
     hand_over(&context, deadline).await;
     context.closing.cancel();
-    servers.finish(deadline).await;
+    servers.finish(&context, deadline).await;
     if tokio::time::timeout_at(deadline + Duration::from_secs(1), context.stop_groups())
         .await
         .is_err()
@@ -42,6 +42,7 @@ pub(super) async fn stop(node: RunningNode) {
 /// Ends what a node without groups has: connections to others, and data.
 pub(super) async fn close(context: &Arc<Context>) {
     context.closing.cancel();
+    context.peers_closing.cancel();
     // The groups' last words are queued: a leader that could not hand over wakes its successor.
     context.transport.finish(FLUSH_LIMIT).await;
     close_storage(context).await;

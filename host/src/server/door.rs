@@ -1,14 +1,19 @@
 //! Where connections come in, until the node shuts down.
 
-use super::linger::Lingering;
+use super::ledger::Ledgers;
+use super::linger::{Lingering, turn_away};
+use super::metrics::Connections;
+use super::places::Places;
+use super::visitor::{Exits, Visitor};
 use futures_util::Stream;
 use std::io;
 use std::net::TcpListener as Socket;
 use std::os::fd::AsFd as _;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::net::{TcpListener, TcpStream};
+use tokio::time::Sleep;
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
@@ -17,16 +22,50 @@ use tonic::transport::server::TcpIncoming;
 /// Silence on a connection after which TCP asks whether the other side is there.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
+/// Pause after the system gave no connection, for want of descriptors say.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Connections that are told at a time that there is no place; more are closed without a word.
+const TURNED_AWAY_MAX: usize = 64;
+
 /// Shuts the doors of a node's servers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Doors {
     shut: CancellationToken,
     open: TaskTracker,
     /// Connections that wait for the other side to close.
     lingering: TaskTracker,
+    inside: Inside,
+}
+
+/// What all connections of a node share. Cheap to clone.
+#[derive(Clone, Debug)]
+pub(super) struct Inside {
+    pub(super) places: Places,
+    pub(super) ledgers: Ledgers,
+    pub(super) exits: Exits,
+}
+
+impl Inside {
+    pub(super) fn count(&self) -> Connections {
+        Connections {
+            taken: self.places.taken(),
+            max: self.places.max(),
+            refused: self.places.refused(),
+            in_hand_size_bytes: self.ledgers.size_bytes(),
+        }
+    }
 }
 
 impl Doors {
+    pub(super) fn new(inside: Inside) -> Self {
+        Self {
+            shut: CancellationToken::new(),
+            open: TaskTracker::new(),
+            lingering: TaskTracker::new(),
+            inside,
+        }
+    }
+
     /// Lets in whoever calls at `listener`.
     ///
     /// # Errors
@@ -40,7 +79,9 @@ impl Doors {
             incoming: Some(incoming),
             shut: Box::pin(self.shut.clone().cancelled_owned()),
             rest: Some((rest, self.open.token())),
+            pause: None,
             lingering: self.lingering.clone(),
+            inside: self.inside.clone(),
         })
     }
 
@@ -70,20 +111,54 @@ pub(super) struct Door {
     shut: Pin<Box<WaitForCancellationFutureOwned>>,
     /// The same socket, for what waits when the door is shut; then the socket is closed.
     rest: Option<(Socket, TaskTrackerToken)>,
+    /// While the system gives no connections.
+    pause: Option<Pin<Box<Sleep>>>,
     lingering: TaskTracker,
+    inside: Inside,
 }
 
 impl Stream for Door {
-    type Item = io::Result<Lingering>;
+    type Item = io::Result<Visitor>;
 
     fn poll_next(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let next = match &mut self.incoming {
-            Some(incoming) => Pin::new(incoming).poll_next(context),
-            None => Poll::Pending,
-        };
-        if let Poll::Ready(next) = next {
+        loop {
+            let stream = ready!(self.poll_accept(context));
             let lingering = self.lingering.clone();
-            return Poll::Ready(next.map(|made| made.map(|made| Lingering::new(made, lingering))));
+            let Inside {
+                places,
+                ledgers,
+                exits,
+            } = &self.inside;
+            // A connection without an address is gone already.
+            let place = stream.peer_addr().ok().map(|from| places.take(from.ip()));
+            match place {
+                Some(Some(place)) => {
+                    let stream = Lingering::new(stream, lingering);
+                    let visitor = Visitor::new(stream, place, ledgers.open(), exits);
+                    return Poll::Ready(Some(Ok(visitor)));
+                }
+                Some(None) if lingering.len() < TURNED_AWAY_MAX => turn_away(stream, &lingering),
+                _ => drop(stream),
+            }
+        }
+    }
+}
+
+impl Door {
+    fn poll_accept(&mut self, context: &mut Context<'_>) -> Poll<TcpStream> {
+        while let Some(incoming) = &mut self.incoming {
+            if let Some(pause) = &mut self.pause {
+                if pause.as_mut().poll(context).is_pending() {
+                    break;
+                }
+                self.pause = None;
+            }
+            match Pin::new(incoming).poll_next(context) {
+                Poll::Ready(Some(Ok(stream))) => return Poll::Ready(stream),
+                // Asked again at once it would say the same.
+                Poll::Ready(_) => self.pause = Some(Box::pin(tokio::time::sleep(ACCEPT_PAUSE))),
+                Poll::Pending => break,
+            }
         }
         if self.incoming.is_some() && self.shut.as_mut().poll(context).is_ready() {
             self.incoming = None;
@@ -96,7 +171,7 @@ impl Stream for Door {
             return Poll::Pending;
         };
         match accept(rest) {
-            Ok(stream) => Poll::Ready(Some(Ok(Lingering::new(stream, self.lingering.clone())))),
+            Ok(stream) => Poll::Ready(stream),
             Err(_) => {
                 self.rest = None;
                 Poll::Pending
@@ -119,10 +194,50 @@ mod tests {
     use futures_util::{FutureExt as _, StreamExt as _};
 
     #[tokio::test]
+    async fn whoever_finds_no_place_is_told() {
+        use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let doors = Doors::new(Inside {
+            places: Places::new(1),
+            ledgers: Ledgers::default(),
+            exits: Exits::default(),
+        });
+        let mut door = doors.open(listener).unwrap();
+        let mut inside = TcpStream::connect(address).await.unwrap();
+        let mut visitor = door.next().await.unwrap().unwrap();
+        inside.write_all(&[0; 24]).await.unwrap();
+        visitor.read_exact(&mut [0; 24]).await.unwrap();
+        let late = async {
+            let mut late = TcpStream::connect(address).await.unwrap();
+            let mut told = Vec::new();
+            late.read_to_end(&mut told).await.unwrap();
+            told
+        };
+        let told = tokio::select! {
+            _ = door.next() => panic!("it was let in"),
+            told = late => told,
+        };
+        assert!(told.ends_with(b"too many connections"));
+        // Whoever is silent makes room.
+        drop(visitor);
+        let _silent = TcpStream::connect(address).await.unwrap();
+        let mut silent = door.next().await.unwrap().unwrap();
+        let _other = TcpStream::connect(address).await.unwrap();
+        let _other = door.next().await.unwrap().unwrap();
+        let gone = silent.read_u8().await.unwrap_err();
+        assert_eq!(gone.kind(), io::ErrorKind::TimedOut);
+    }
+
+    #[tokio::test]
     async fn who_came_before_is_let_in_and_who_comes_after_is_refused() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let doors = Doors::default();
+        let doors = Doors::new(Inside {
+            places: Places::new(3),
+            ledgers: Ledgers::default(),
+            exits: Exits::default(),
+        });
         let mut door = doors.open(listener).unwrap();
         // Made by the kernel; the reactor has not looked yet.
         let early: Vec<_> = (0..3)

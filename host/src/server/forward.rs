@@ -13,6 +13,7 @@ use kontiki_proto::v1::client_client::ClientClient;
 use kontiki_raft::NodeId;
 use std::collections::HashMap;
 use std::sync::Mutex;
+use std::time::Duration;
 use tokio::time::Instant;
 use tonic::transport::Channel;
 use tonic::{Request, Status};
@@ -22,6 +23,9 @@ use tonic_types::StatusExt as _;
 pub(crate) const FORWARD_KEY: &str = "kontiki-forward";
 /// Its value.
 pub(crate) const FORWARD_NEVER: &str = "never";
+
+/// Time for a former leader to answer what it was asked.
+const REPLACED_GRACE: Duration = Duration::from_secs(1);
 
 /// Connections to other nodes' client addresses.
 #[derive(Default)]
@@ -106,6 +110,29 @@ pub(crate) fn failed_hop(to: &Introduction, status: Status) -> Fault {
         "the answer of node {:?} was lost: {}",
         to.name,
         innermost(&status)
+    );
+    Fault::new(Reason::ReplyLost, message).with_outcome(Outcome::Unknown)
+}
+
+/// Resolves when the group has had another leader for a while: what was passed on to the former one
+/// may never be answered, if it is cut off, and nobody knows what became of it.
+pub(crate) async fn replaced(group: &GroupHandle, former: &Introduction) -> Fault {
+    let mut brief = group.watch();
+    let is_other = |leader: Option<NodeId>| leader.is_some_and(|leader| leader.0 != former.node);
+    loop {
+        if brief.wait_for(|now| is_other(now.leader)).await.is_err() {
+            // The replica here ends, which says nothing of the leader.
+            return std::future::pending().await;
+        }
+        // One that hands over answers what it has committed.
+        tokio::time::sleep(REPLACED_GRACE).await;
+        if is_other(group.brief().leader) {
+            break;
+        }
+    }
+    let message = format!(
+        "node {:?} did not answer and leads no more; its successor may or may not have the command",
+        former.name
     );
     Fault::new(Reason::ReplyLost, message).with_outcome(Outcome::Unknown)
 }

@@ -1,5 +1,6 @@
 //! HTTP pages: health checks, metrics, `/raft_stat`, `/flags`.
 
+use super::page_listener::PageListener;
 use super::raft_stat::{self, Format};
 use super::status::Fault;
 use super::{Shared, accept, same_origin, settings};
@@ -15,18 +16,15 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
-use tokio_util::sync::CancellationToken;
 use tonic::Code;
 use tracing::error;
 
 type Params = Query<BTreeMap<String, String>>;
 
-/// Serves the pages until `stop`.
-pub(crate) fn spawn(
-    shared: Shared,
-    listener: TcpListener,
-    stop: CancellationToken,
-) -> JoinHandle<()> {
+/// Serves the pages until the node stops.
+pub(crate) fn spawn(shared: Shared, listener: TcpListener) -> JoinHandle<()> {
+    let listener = PageListener::new(listener, shared.inside.clone());
+    let stop = shared.inside.exits.stop.clone();
     let pages = Router::new()
         .route("/livez", get(livez))
         .route("/readyz", get(readyz))

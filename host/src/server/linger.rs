@@ -13,7 +13,6 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, Re
 use tokio::net::TcpStream;
 use tokio::runtime::Handle;
 use tokio_util::task::TaskTracker;
-use tonic::transport::server::{Connected, TcpConnectInfo};
 
 /// Longest time for the other side to close.
 const LINGER_LIMIT: Duration = Duration::from_secs(1);
@@ -24,13 +23,23 @@ pub(super) struct Lingering {
     /// None only while it is dropped.
     stream: Option<TcpStream>,
     closing: TaskTracker,
+    /// Nothing was said to the other side: there are no last words.
+    at_once: bool,
 }
 
 impl Lingering {
     /// `closing` keeps count of those that are not closed yet.
     pub(super) fn new(stream: TcpStream, closing: TaskTracker) -> Self {
-        let stream = Some(stream);
-        Self { stream, closing }
+        Self {
+            stream: Some(stream),
+            closing,
+            at_once: false,
+        }
+    }
+
+    /// Closes it without waiting, when it is dropped.
+    pub(super) fn close_at_once(&mut self) {
+        self.at_once = true;
     }
 
     fn stream(&self) -> &TcpStream {
@@ -45,6 +54,9 @@ impl Lingering {
 
 impl Drop for Lingering {
     fn drop(&mut self) {
+        if self.at_once {
+            return;
+        }
         if let (Some(stream), Ok(runtime)) = (self.stream.take(), Handle::try_current()) {
             let closed = tokio::time::timeout(LINGER_LIMIT, close(stream));
             self.closing.spawn_on(closed, &runtime);
@@ -61,12 +73,18 @@ async fn close(mut stream: TcpStream) {
     while stream.read(&mut unread).await.is_ok_and(|size| size > 0) {}
 }
 
-impl Connected for Lingering {
-    type ConnectInfo = TcpConnectInfo;
+/// Settings that say nothing, and the word that no request will be looked at: HTTP/2's
+/// `ENHANCE_YOUR_CALM`. Whoever reads it knows that nothing became of what it sent.
+const NO_PLACE: &[u8] = b"\x00\x00\x00\x04\x00\x00\x00\x00\x00\
+    \x00\x00\x1c\x07\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x00\x0btoo many connections";
 
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream().connect_info()
-    }
+/// Tells a connection that there is no place for it, and closes it.
+pub(super) fn turn_away(mut stream: TcpStream, closing: &TaskTracker) {
+    closing.spawn(tokio::time::timeout(LINGER_LIMIT, async move {
+        if stream.write_all(NO_PLACE).await.is_ok() {
+            close(stream).await;
+        }
+    }));
 }
 
 impl AsyncRead for Lingering {

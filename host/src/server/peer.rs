@@ -43,7 +43,7 @@ impl PeerService {
         loop {
             let frame = tokio::select! {
                 frame = frames.message() => frame?,
-                () = self.context().closing.cancelled() => return Ok(()),
+                () = self.context().peers_closing.cancelled() => return Ok(()),
                 () = open.over() => return Err(replaced().into()),
                 () = transport.stepped_aside() => return Ok(()),
             };

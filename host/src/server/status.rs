@@ -45,6 +45,7 @@ macro_rules! reasons {
 reasons! {
     NotLeader            Unavailable        "NOT_LEADER" 10,
     NoLeader             Unavailable        "NO_LEADER" 100,
+    NoMember             Unavailable        "NO_MEMBER" 100,
     LeaderUnreachable    Unavailable        "LEADER_UNREACHABLE" 100,
     Transferring         Unavailable        "TRANSFERRING" 20,
     ShuttingDown         Unavailable        "SHUTTING_DOWN" 100,
@@ -328,6 +329,7 @@ impl From<Failure> for Fault {
                 term,
             } => (refusal(&reason), leader, Some(term)),
             Failure::NoLeader { term } => (Reason::NoLeader, None, Some(term)),
+            Failure::NoMember => (Reason::NoMember, None, None),
             Failure::Busy => (Reason::Busy, None, None),
             Failure::ShuttingDown => (Reason::ShuttingDown, None, None),
             Failure::PluginFault { .. } => (Reason::PluginFault, None, None),
@@ -472,6 +474,7 @@ mod tests {
         vec![
             (refused(R::NotLeader { leader: Some(node) }), Code::Unavailable, "NOT_LEADER", no, true),
             (Failure::NoLeader { term: Term(3) }, Code::Unavailable, "NO_LEADER", no, true),
+            (Failure::NoMember, Code::Unavailable, "NO_MEMBER", no, true),
             (refused(R::Transferring), Code::Unavailable, "TRANSFERRING", no, true),
             (Failure::ShuttingDown, Code::Unavailable, "SHUTTING_DOWN", no, true),
             (refused(R::Stopping), Code::Unavailable, "SHUTTING_DOWN", no, true),

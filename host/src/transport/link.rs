@@ -5,10 +5,11 @@ use super::frame::Frames;
 use super::queue::{Lane, Outgoing, Queue, QueueLimits};
 use super::refusal::Refusal;
 use super::{Transport, dial};
-use futures_util::future;
+use futures_util::{FutureExt as _, future};
 use kontiki_proto::v1::Introduction;
 use kontiki_proto::v1::peer_client::PeerClient;
 use kontiki_raft::NodeId;
+use std::panic::AssertUnwindSafe;
 use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -17,10 +18,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Channel;
 use tonic_types::StatusExt as _;
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
-/// Largest message between nodes: above any frame that may legally be sent.
-pub(crate) const MESSAGE_SIZE_BYTES_MAX: usize = 256 << 20;
+/// Largest message between nodes, above any frame that may be sent: a frame ends with the message
+/// that makes it a MiB, and no append has more than its settings allow, or one entry of 64 MiB.
+pub(crate) const MESSAGE_SIZE_BYTES_MAX: usize = 80 << 20;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The other side may have to look for this node at several addresses first.
 const INTRODUCE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -185,8 +187,21 @@ enum LinkError {
     Ended { address: String },
 }
 
-/// Keeps `link` connected until its peer is forgotten or the transport is closed.
-pub(crate) async fn run(link: Arc<Link>, transport: Transport) {
+/// Keeps `link` connected until its peer is forgotten or the transport is closed, and begins anew
+/// after a fault of the program: without its link a node is cut off.
+pub(crate) async fn watch(link: Arc<Link>, transport: Transport) {
+    loop {
+        let run = run(Arc::clone(&link), transport.clone());
+        if AssertUnwindSafe(run).catch_unwind().await.is_ok() {
+            return;
+        }
+        error!(peer = %link.name, "a link's task panicked");
+        link.disconnect();
+        tokio::time::sleep(BACKOFF_MAX).await;
+    }
+}
+
+async fn run(link: Arc<Link>, transport: Transport) {
     tokio::select! {
         () = keep_connected(&link, &transport) => {}
         () = transport.closed() => {}

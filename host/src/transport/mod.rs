@@ -395,7 +395,7 @@ impl Transport {
             links.by_id.insert(node, Arc::clone(&link));
         }
         if known.is_none() {
-            self.inner.tasks.spawn(link::run(link, self.clone()));
+            self.inner.tasks.spawn(link::watch(link, self.clone()));
         }
     }
 

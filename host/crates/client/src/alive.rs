@@ -117,9 +117,9 @@ impl<S> Alive<S> {
         &self.stream
     }
 
-    /// The stream inside, to be written to and closed without being watched any more.
-    pub fn into_inner(self) -> S {
-        self.stream
+    /// The stream inside, to be set up; what is read or written past this is not watched.
+    pub fn get_mut(&mut self) -> &mut S {
+        &mut self.stream
     }
 
     /// Whether the other side is to be given up; else the task is woken to look again.

@@ -273,10 +273,7 @@ where
                     self.commands = None;
                     session.requests = None;
                 }
-                Event::Ended(status) => {
-                    let error = ended(status, &session.from);
-                    self.lose(&mut session, &error);
-                }
+                Event::Ended(status) => self.end(&mut session, status),
                 Event::Late => {
                     let error = late(&session.from, self.client.timeout());
                     self.lose(&mut session, &error);
@@ -380,6 +377,25 @@ where
         }
     }
 
+    /// The stream is over. A server that says with the end that what it did not answer was not
+    /// taken, since it shuts down say, leaves nothing in doubt: that is sent elsewhere.
+    fn end(&mut self, session: &mut Session, status: Option<tonic::Status>) {
+        let judged = status.map(|status| Failure::judge(&status, Safety::Write, &session.from));
+        let Some(failure) = judged else {
+            return self.lose(session, &ended_early(&session.from));
+        };
+        let limit = self.client.timeout();
+        for number in std::mem::take(&mut session.sent) {
+            match self.window.slot(number) {
+                Some(slot) if failure.retry && slot.taken.elapsed() < limit => {
+                    slot.state = SlotState::Waiting;
+                }
+                _ => self.window.finish(number, Err(failure.error.clone())),
+            }
+        }
+        self.lose(session, &failure.error);
+    }
+
     /// The stream is gone, and what was sent on it is in doubt.
     fn lose(&mut self, session: &mut Session, error: &Error) {
         session.closing = true;
@@ -414,9 +430,10 @@ where
 }
 
 /// Reasons that pass: the server says UNAVAILABLE or RESOURCE_EXHAUSTED to a call for them.
-const PASSING: [(&str, Code); 8] = [
+const PASSING: [(&str, Code); 9] = [
     ("NOT_LEADER", Code::Unavailable),
     ("NO_LEADER", Code::Unavailable),
+    ("NO_MEMBER", Code::Unavailable),
     ("LEADER_UNREACHABLE", Code::Unavailable),
     ("TRANSFERRING", Code::Unavailable),
     ("SHUTTING_DOWN", Code::Unavailable),
@@ -452,19 +469,14 @@ fn stated(error: ApplyError, leader: Option<Leader>) -> Error {
     Error::new(Reason::from(error.reason), code, outcome, error.message).with_leader(leader)
 }
 
-fn ended(status: Option<tonic::Status>, from: &Address) -> Error {
-    match status {
-        Some(status) => Failure::judge(&status, Safety::Write, from).error,
-        None => {
-            let message = format!("{from} ended the stream before the answer came");
-            Error::new(
-                Reason::CONNECTION_LOST,
-                Code::Unavailable,
-                Outcome::Unknown,
-                message,
-            )
-        }
-    }
+fn ended_early(from: &Address) -> Error {
+    let message = format!("{from} ended the stream before the answer came");
+    Error::new(
+        Reason::CONNECTION_LOST,
+        Code::Unavailable,
+        Outcome::Unknown,
+        message,
+    )
 }
 
 fn late(from: &Address, limit: Duration) -> Error {

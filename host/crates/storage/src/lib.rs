@@ -34,6 +34,7 @@ mod reclaim;
 mod recovery;
 mod rocks;
 mod rocks_options;
+mod spare;
 mod storage;
 mod store;
 mod uri;

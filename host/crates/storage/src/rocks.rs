@@ -6,6 +6,7 @@ use crate::error::StorageError;
 use crate::layout::open_record;
 use crate::open_databases::OpenDatabase;
 use crate::rocks_options::{column_options, database_options};
+use crate::spare::Spare;
 use crate::uri::Options;
 use crate::wal::repair_logs;
 use rocksdb::{
@@ -26,6 +27,7 @@ pub(crate) struct RocksEngine {
     db: DB,
     path: PathBuf,
     write_options: WriteOptions,
+    spare: Spare,
     /// Below the database, so as to be dropped after it.
     _counted: OpenDatabase,
 }
@@ -50,6 +52,7 @@ impl RocksEngine {
             db,
             path: path.to_owned(),
             write_options,
+            spare: Spare::new().map_err(|error| StorageError::io("opening", path, error))?,
             _counted: counted,
         };
         engine.check_format()?;
@@ -148,6 +151,7 @@ impl Engine for RocksEngine {
                 Change::DeleteRange { from, to } => writes.delete_range_cf(family, from, to),
             }
         }
+        self.spare.wait();
         self.db
             .write_opt(writes, &self.write_options)
             .map_err(|error| self.error("writing to", &error))

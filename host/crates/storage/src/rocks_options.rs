@@ -58,7 +58,7 @@ fn set_files(o: &mut rocksdb::Options, options: &Options) {
     // the way of the log's.
     o.set_bytes_per_sync(1 << 20);
     // A node of many groups has its descriptors for connections.
-    o.set_max_open_files(512);
+    o.set_max_open_files(i32::try_from(options.open_files_max).unwrap_or(i32::MAX));
     // Opening should not read every table file for statistics only compaction uses.
     o.set_skip_stats_update_on_db_open(true);
     o.set_max_manifest_file_size(16 << 20);

@@ -82,6 +82,8 @@ pub struct Options {
     /// Write-ahead logs are kept below this size, which bounds the time a restart takes to read
     /// them. Default 256 MiB.
     pub wal_size_bytes_max: u64,
+    /// Table files that are kept open; the others are opened when they are needed. Default 512.
+    pub open_files_max: usize,
 }
 
 impl Default for Options {
@@ -90,6 +92,7 @@ impl Default for Options {
             batch_size_bytes_max: 8 << 20,
             memtable_size_bytes: 64 << 20,
             wal_size_bytes_max: 256 << 20,
+            open_files_max: 512,
         }
     }
 }

@@ -128,6 +128,9 @@ impl Group {
                 Some(message) => Failure::ReplicaFailed(message),
                 None => Failure::ShuttingDown,
             },
+            RejectReason::NotLeader { leader: None } if !self.core.is_in_configuration() => {
+                Failure::NoMember
+            }
             RejectReason::NotLeader { leader: None } => Failure::NoLeader { term },
             RejectReason::NotLeader { leader } => Failure::Refused {
                 reason: RejectReason::NotLeader { leader },
@@ -193,7 +196,11 @@ impl Group {
             }
             Event::Removed => {
                 self.state.removed = true;
-                warn!("this replica was removed from the group");
+                // Read back from the log it may be long past.
+                match self.core.is_in_configuration() {
+                    true => debug!("this replica was removed from the group, and added again"),
+                    false => warn!("this replica was removed from the group"),
+                }
             }
             Event::Failed { why } => error!(error = why, "the replica has failed"),
         }

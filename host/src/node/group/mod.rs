@@ -337,6 +337,8 @@ impl Group {
             Control::SetReadOnly(on) => self.handle(Input::SetReadOnly(on)),
             Control::Status(reply) => drop(reply.send(Box::new(self.status()))),
             Control::Unreachable(peer) => self.handle(Input::PeerUnreachable { peer }),
+            #[cfg(test)]
+            Control::Panic => panic!("as the test wants it"),
             Control::Stop => {
                 self.handle(Input::Shutdown);
                 self.state.stopping = true;

@@ -14,6 +14,7 @@ use super::Shared;
 use crate::metrics::PREFIX;
 use prometheus_client::encoding::text::{encode_eof, encode_registry};
 use prometheus_client::registry::Registry;
+pub(super) use scrape::Connections;
 pub(crate) use scrape::DiskProbe;
 use scrape::Scrape;
 
@@ -23,7 +24,7 @@ use scrape::Scrape;
 /// A value that the format cannot hold.
 pub(crate) async fn encode(shared: &Shared) -> Result<String, std::fmt::Error> {
     let context = &shared.context;
-    let Scrape { state, process } = Scrape::take(context, &shared.disk_probe).await;
+    let Scrape { state, process } = Scrape::take(shared).await;
     let mut ours = Registry::with_prefix(PREFIX);
     ours.register_collector(Box::new(state));
     // Dashboards know these names without any prefix.

@@ -6,6 +6,7 @@ use super::process::Process;
 use super::storage;
 use crate::node::context::{Context, lock};
 use crate::node::handle::GroupHandle;
+use crate::server::Shared;
 use crate::transport::LinkStatus;
 use futures_util::future::join_all;
 use kontiki_raft::NodeId;
@@ -31,7 +32,8 @@ pub(super) struct Scrape {
 
 impl Scrape {
     /// Looks at everything at once.
-    pub(super) async fn take(context: &Arc<Context>, disk: &DiskProbe) -> Self {
+    pub(super) async fn take(shared: &Shared) -> Self {
+        let (context, disk) = (&shared.context, &shared.disk_probe);
         let deadline = Instant::now() + LIMIT;
         let links = context.transport.links();
         let (groups, size_bytes, process) = tokio::join!(
@@ -41,7 +43,7 @@ impl Scrape {
         );
         let process = process.ok().and_then(Result::ok);
         Self {
-            state: State::of(context, groups, links, size_bytes),
+            state: State::of(context, groups, links, size_bytes, shared.inside.count()),
             process: process.unwrap_or_default(),
         }
     }
@@ -109,6 +111,16 @@ pub(super) struct State {
     links: Vec<LinkStatus>,
     messages_refused: u64,
     duplicates: u64,
+    connections: Connections,
+}
+
+/// Who is let in, in numbers.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Connections {
+    pub(crate) taken: usize,
+    pub(crate) max: usize,
+    pub(crate) refused: u64,
+    pub(crate) in_hand_size_bytes: usize,
 }
 
 impl State {
@@ -117,6 +129,7 @@ impl State {
         groups: Groups,
         links: Vec<LinkStatus>,
         storage_size_bytes: Option<u64>,
+        connections: Connections,
     ) -> Self {
         let transport = &context.transport;
         Self {
@@ -128,6 +141,7 @@ impl State {
             links,
             messages_refused: transport.refused(),
             duplicates: transport.duplicates(),
+            connections,
         }
     }
 
@@ -141,6 +155,16 @@ impl State {
         let help = "Time since the node started";
         let uptime = self.uptime.as_secs_f64();
         page.gauge(&family_in(Unit::Seconds, "uptime", help), uptime)?;
+        let connections = self.connections;
+        let help = "Connections that are let in, pages included";
+        page.gauge(&family("connections", help), connections.taken as u64)?;
+        let help = "Connections that may be let in at a time";
+        page.gauge(&family("connections_max", help), connections.max as u64)?;
+        let help = "Connections that were refused because there was no place for them";
+        page.counter(&family("connections_refused", help), connections.refused)?;
+        let help = "Requests and answers that connections have in hand";
+        let in_hand = family_in(Unit::Bytes, "connections_in_hand", help);
+        page.gauge(&in_hand, connections.in_hand_size_bytes as u64)?;
         let help = "Lines of the log that were dropped because nobody read them in time";
         page.counter(&family("log_lines_dropped", help), crate::log::dropped())
     }
