@@ -10,6 +10,7 @@ use kontiki_proto::v1::change_membership_request::Change;
 use kontiki_proto::v1::peer_client::PeerClient;
 use kontiki_proto::v1::raft_message::Body;
 use std::time::{Duration, Instant};
+use support::gate::Gate;
 use support::{Cluster, Data, apply, details, wait_for};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -262,6 +263,10 @@ async fn prepare_copy(cluster: &mut Cluster) -> usize {
     copy
 }
 
+async fn stands_aside(cluster: &Cluster, index: usize) -> bool {
+    node(cluster, index).await.node.unwrap().set_aside
+}
+
 fn copy_directory(from: &std::path::Path, to: &std::path::Path) {
     std::fs::create_dir(to).unwrap();
     for entry in std::fs::read_dir(from).unwrap() {
@@ -316,5 +321,61 @@ async fn a_copy_beside_the_original_is_refused_for_as_long_as_it_runs() {
         (begin.elapsed() > Duration::from_secs(2)).then_some(())
     })
     .await;
+    cluster.stop().await;
+}
+
+/// Each of the two has acknowledged what the other may lack, so neither may go on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_some_count_the_one_and_some_the_other_both_stand_aside() {
+    let mut cluster = Cluster::prepare(3, Data::Disk);
+    let listens = cluster.options(1).listen.clone().unwrap();
+    let gate = Gate::open(listens.parse().unwrap()).await;
+    let way = gate.address.clone();
+    cluster.options(1).peer_advertise = Some(way.clone());
+    for index in [0, 2] {
+        for peer in &mut cluster.options(index).peers {
+            *peer = peer.replace(&listens, &way);
+        }
+    }
+    for index in 0..3 {
+        cluster.start_node(index).await;
+    }
+    cluster.connected().await;
+    cluster.create_group("counter", COUNTER).await;
+    let copy = prepare_copy(&mut cluster).await;
+
+    // n1 goes on hearing n2, and n3, restarted, does not find it.
+    gate.shut().await;
+    cluster.stop_node(2).await;
+    cluster.start_node(2).await;
+    cluster.start_node(copy).await;
+    let came = cluster.node(copy).ports().peer.to_string();
+    wait_for("n3 to take the copy in", || async {
+        let there = known(&cluster, 2, "n2").await?;
+        (there.connected && there.node?.peer_address == came).then_some(())
+    })
+    .await;
+    // n1 does not follow it: the original, told by n3 to stand aside, is still there.
+    wait_for("the original to stand aside", || async {
+        stands_aside(&cluster, 1).await.then_some(())
+    })
+    .await;
+    let there = known(&cluster, 0, "n2").await.unwrap();
+    assert_eq!(there.node.unwrap().peer_address, way);
+
+    let _gate = Gate::open_at(&way, listens.parse().unwrap()).await;
+    for index in [1, copy] {
+        wait_for("both to stand aside", || async {
+            stands_aside(&cluster, index).await.then_some(())
+        })
+        .await;
+    }
+    // The other two are a majority.
+    wait_for("a command to be applied", || async {
+        apply(&mut cluster.client(0), "counter", "add 1").await.ok()
+    })
+    .await
+    .1
+    .unwrap();
     cluster.stop().await;
 }

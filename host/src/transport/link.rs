@@ -278,10 +278,9 @@ async fn session(
     let urgent = pin!(stream(link, transport, (channel, Lane::Urgent), &me));
     let bulk = pin!(stream(link, transport, (bulk, Lane::Bulk), &me));
     // Both or none: whoever is reached by heartbeats alone would be sent entries in vain.
-    let streamed = tokio::select! {
-        streamed = future::select(urgent, bulk) => streamed,
-        () = transport.stepped_aside() => return ended(address),
-    };
+    // A process that steps aside says nothing more, but stays: where it counted, none may take its place
+    // while it runs.
+    let streamed = future::select(urgent, bulk).await;
     let (over, other) = streamed.factor_first();
     if over.is_ok() && transport.is_finishing() {
         // What is queued in the other lane leaves too; how that ends is of no interest.
