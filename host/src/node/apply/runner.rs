@@ -250,12 +250,15 @@ impl Runner {
     /// function of its log, and nothing that this replica says can be relied on.
     pub(super) fn rebuild(&mut self, ended: &dyn Fn() -> bool) -> Result<(), Stopped> {
         let wanted = self.state;
-        self.make()?;
-        self.catch_up(wanted.applied.index, ended)?;
+        let caught_up = self
+            .make()
+            .and_then(|()| self.catch_up(wanted.applied.index, ended));
         // They were passed before.
         self.passed.clear();
         let same = self.state.hash == wanted.hash;
+        // Also if that failed: what was applied stays applied.
         self.state = wanted;
+        caught_up?;
         match same {
             true => Ok(()),
             false => Err(Stopped::not_deterministic(wanted.applied.index)),

@@ -49,6 +49,8 @@ impl Worker {
         let applied = self.runner.singly(&entries[..upto], &mut |id, answer| {
             super::commands::reply(&digest, replies, id, answer);
         });
+        // It may have been made anew once more.
+        self.runner.machine_replays(self.replaying);
         self.publish();
         applied?;
         if again {
