@@ -80,6 +80,9 @@ impl Overrides {
         let [timeout, drift] = TIMERS;
         if named.contains(&timeout) && !named.contains(&drift) {
             let timers = before.with_timeouts(after.election_timeout, None)?;
+            if timers.max_clock_drift.is_zero() && !before.max_clock_drift.is_zero() {
+                return Err(no_drift_left(&after));
+            }
             after.max_clock_drift = timers.max_clock_drift;
             named.push(drift);
         }
@@ -104,6 +107,21 @@ impl Overrides {
         let stays = |name: &str| !names.is_empty() && !gone.contains(&name);
         let kept = self.0.iter().filter(|(name, _)| stays(name));
         Ok(Self(kept.map(|(n, v)| (n.clone(), v.clone())).collect()))
+    }
+}
+
+/// The election timeout alone would leave no clock drift at all, without a word.
+fn no_drift_left(wanted: &Settings) -> SettingError {
+    let [timeout, _] = TIMERS;
+    let value = humantime::format_duration(wanted.election_timeout).to_string();
+    let why = format!(
+        "alone it keeps its sum with max_clock_drift and would leave that at 0; name both, as in \
+         `{timeout}={value} max_clock_drift=500ms`"
+    );
+    SettingError::Invalid {
+        name: timeout,
+        value,
+        why,
     }
 }
 
@@ -255,5 +273,16 @@ mod tests {
         assert_eq!(Own::from_record(Some(&strange.record())), Ok(own));
         assert_eq!(Own::from_record(Some(&[9])), Err(RecordError::Newer(9)));
         assert!(Own::from_record(Some(&[])).is_err());
+    }
+
+    #[test]
+    fn an_election_timeout_that_alone_would_leave_no_drift_is_refused() {
+        let base = Settings::default();
+        let sum = base.election_timeout + base.max_clock_drift;
+        let alone = values(&format!("election_timeout={}ms", sum.as_millis()));
+        let refused = Overrides::default().edited(&base, &alone).unwrap_err();
+        assert!(refused.to_string().contains("name both"), "{refused}");
+        let both = format!("election_timeout={}ms max_clock_drift=0s", sum.as_millis());
+        assert!(Overrides::default().edited(&base, &values(&both)).is_ok());
     }
 }

@@ -44,7 +44,7 @@ The election timeout alone keeps its sum with the clock drift, so the drift chan
 set both.
 
 Examples:
-  kontiki settings set --group orders election_timeout=2s
+  kontiki settings set --group orders election_timeout=2s max_clock_drift=1s
   kontiki settings set election_timeout=2s max_clock_drift=500ms --dry-run"
 )]
 pub(crate) struct SetArgs {
