@@ -65,6 +65,7 @@ async fn stream_as(
     let message = v1::GroupMessage {
         group,
         to,
+        epoch: None,
         message: Some(v1::RaftMessage {
             term,
             body: Some(heartbeat),

@@ -77,6 +77,7 @@ async fn prepared_by_hand(
             learners: vec![],
         }),
         nodes: nodes.clone(),
+        lineage: None,
     };
     for index in on {
         let request = v1::CreateReplicaRequest {

@@ -19,8 +19,9 @@ use std::path::{Path, PathBuf};
 /// DESTRUCTIVE: forces a membership on the survivors of a group that lost its majority for good.
 ///
 /// Without --confirm it says what would happen and changes nothing. Commands that only lost nodes
-/// had acknowledged are gone afterwards. If a lost node comes back with the old membership, there
-/// may be two leaders: wipe it before it is started again.
+/// had acknowledged are gone afterwards. The recovered group is another epoch: a lost node that comes
+/// back stops serving as soon as it reaches a node that knows, and `kontiki status` names it. Until
+/// then it cannot know: wipe it before it is started again.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   kontiki recover orders --survivors n1
@@ -167,12 +168,15 @@ async fn survivors(client: &Client, args: &RecoverArgs) -> Result<Vec<(Member, G
     Ok(survivors)
 }
 
-/// The replica whose log is furthest, by Raft's rule: the last term first, then the last index.
-/// Resetting another one would let it overwrite entries that this one still has.
+/// The replica whose log is furthest: a later epoch holds what was acknowledged since an earlier
+/// recovery; within one, by Raft's rule, the last term first, then the last index. Resetting another
+/// one would let it overwrite entries that this one still has.
 fn furthest(survivors: &[(Member, GroupDescription)]) -> usize {
     let last = |description: &GroupDescription| {
         let LogId { term, index } = description.last.unwrap_or_default();
-        (term, index)
+        let epoch = description.summary.as_ref().and_then(|it| it.epoch);
+        let epoch = epoch.map_or((0, 0), |epoch| (epoch.number, epoch.random));
+        (epoch, term, index)
     };
     let numbered = survivors.iter().enumerate();
     numbered

@@ -4,6 +4,7 @@ use super::broken::Broken;
 use super::budget::Budget;
 use super::clock::Clock;
 use super::ended::{Ended, EndedError};
+use super::epoch::{EpochError, EpochId};
 use super::handle::GroupHandle;
 use super::lifecycle::Names;
 use super::overrides::Overrides;
@@ -98,6 +99,18 @@ pub(crate) enum ReplicaError {
     Record(#[from] RecordError),
     #[error("the members are not valid: {0}")]
     Members(#[from] ConvertError),
+    #[error(transparent)]
+    Epoch(#[from] EpochError),
+    #[error(
+        "this node holds data of {group:?} of epoch {own}, the group is in epoch {wanted}: delete it \
+         with `kontiki member purge {node} --group {group}` first"
+    )]
+    OtherEpoch {
+        group: String,
+        node: String,
+        own: EpochId,
+        wanted: EpochId,
+    },
     #[error("the system gives no thread: {0}")]
     Thread(std::io::Error),
     #[error("there is a group {name:?} on this node already, with id {id}")]

@@ -4,6 +4,7 @@ use super::apply::{Applier, ApplyStatus, Checkpoints, Comparison};
 use super::budget::Budget;
 use super::clock::{Clock, micros};
 use super::context::lock;
+use super::epoch::{EpochId, Epochs};
 use super::overrides::Own;
 use super::reply::{CommandReply, QueryReply};
 use super::request::{
@@ -54,6 +55,8 @@ impl Default for Brief {
 #[derive(Debug)]
 pub(crate) struct GroupShared {
     pub(crate) node: NodeId,
+    /// Written by the group's task only.
+    epochs: Mutex<Epochs>,
     pub(crate) waiting: AtomicU64,
     /// What is known of how old the state is.
     horizons: Mutex<Horizons>,
@@ -64,14 +67,33 @@ pub(crate) struct GroupShared {
 }
 
 impl GroupShared {
-    pub(crate) fn new(node: NodeId) -> Self {
+    pub(crate) fn new(node: NodeId, epochs: Epochs) -> Self {
         Self {
             node,
+            epochs: Mutex::new(epochs),
             waiting: AtomicU64::new(0),
             horizons: Mutex::default(),
             entry_size_bytes_max: AtomicUsize::new(usize::MAX),
             answer_size_bytes: AtomicUsize::new(0),
         }
+    }
+
+    pub(crate) fn epochs(&self) -> Epochs {
+        lock(&self.epochs).clone()
+    }
+
+    pub(crate) fn set_epochs(&self, epochs: Epochs) {
+        *lock(&self.epochs) = epochs;
+    }
+
+    /// Why the replica serves nobody, if a recovery left it behind.
+    pub(crate) fn left_behind(&self) -> Option<Failure> {
+        let epochs = lock(&self.epochs);
+        Some(Failure::LeftBehind {
+            newer: epochs.newer()?,
+            own: epochs.id(),
+            begun_on: epochs.begun_on(),
+        })
     }
 
     /// Takes in what the core has learnt of how old the state is.
@@ -102,7 +124,7 @@ pub(crate) struct HandleInner {
     pub(crate) clock: Clock,
     pub(crate) proposals: mpsc::Sender<Proposed>,
     pub(crate) queries: mpsc::Sender<Query>,
-    pub(crate) messages: mpsc::Sender<(NodeId, Message)>,
+    pub(crate) messages: mpsc::Sender<(NodeId, EpochId, Message)>,
     pub(crate) control: mpsc::Sender<Control>,
     pub(crate) applier: Applier,
     pub(crate) shared: Arc<GroupShared>,
@@ -244,6 +266,9 @@ impl GroupHandle {
         let (reply, answer) = QueryReply::new(Some(share));
         let request = Bytes::copy_from_slice(request);
         match consistency {
+            Consistency::Stale if let Some(failure) = self.inner.shared.left_behind() => {
+                return Err(failure);
+            }
             Consistency::Stale => self.inner.applier.query(LogIndex(0), request, reply),
             Consistency::Linearizable(mode) => {
                 let query = Query {
@@ -270,10 +295,25 @@ impl GroupHandle {
     }
 
     /// Passes a peer's message on. Dropped and counted if the mailbox is full: Raft repeats it.
-    pub(crate) fn deliver(&self, from: NodeId, message: Message) {
-        if self.inner.messages.try_send((from, message)).is_err() {
+    pub(crate) fn deliver(&self, from: NodeId, epoch: EpochId, message: Message) {
+        if self
+            .inner
+            .messages
+            .try_send((from, epoch, message))
+            .is_err()
+        {
             self.inner.metrics.messages_dropped.inc();
         }
+    }
+
+    /// The replica's epoch, and one that left it behind.
+    pub(crate) fn epochs(&self) -> Epochs {
+        self.inner.shared.epochs()
+    }
+
+    /// Passes on what another node knows of the group's epochs; told again if it gets lost.
+    pub(crate) async fn hear_epoch(&self, from: NodeId, told: kontiki_proto::v1::GroupEpoch) {
+        let _ = self.control(Control::Epoch(from, told)).await;
     }
 
     /// Carries out an operator's order and waits until it is done.

@@ -7,6 +7,7 @@
 use super::context::{Context, ReplicaError, lock};
 use super::departed;
 use super::ended::{self, Ended};
+use super::epoch::EpochId;
 use super::failpoint::failpoint;
 use super::handle::GroupHandle;
 use super::opening::Machinery;
@@ -211,6 +212,9 @@ impl Context {
         if lock(&self.prepared).contains_key(&turn.group) {
             return Err(ReplicaError::Undecided(spec.name));
         }
+        if let Some(there) = self.router.by_id(turn.group) {
+            return self.check_epoch(&there, &spec).map(|()| false);
+        }
         if self.is_here(turn).await? {
             return Ok(false);
         }
@@ -224,6 +228,20 @@ impl Context {
             return Err(error);
         }
         Ok(true)
+    }
+
+    /// A replica of another epoch cannot be brought up to date: its data contradicts the group's.
+    fn check_epoch(&self, there: &GroupHandle, spec: &GroupSpec) -> Result<(), ReplicaError> {
+        let (epochs, wanted) = (there.epochs(), EpochId::of(spec.lineage.as_ref()));
+        if epochs.newer().is_none() && epochs.id() == wanted {
+            return Ok(());
+        }
+        Err(ReplicaError::OtherEpoch {
+            group: spec.name.clone(),
+            node: self.config.name.clone(),
+            own: epochs.id(),
+            wanted,
+        })
     }
 
     /// Takes a replica back that was made for a change of membership, if its own log shows that it

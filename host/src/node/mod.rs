@@ -9,6 +9,7 @@ mod departed;
 pub mod descriptors;
 pub(crate) mod drain;
 pub(crate) mod ended;
+pub(crate) mod epoch;
 pub(crate) mod failpoint;
 mod group;
 pub mod handle;

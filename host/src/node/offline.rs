@@ -1,5 +1,7 @@
 //! Work on the data of a node that does not run.
 
+use super::context::random_u64;
+use super::epoch::{EpochError, Epochs, Position};
 use super::registry::{self, Record, RecordError};
 use crate::server::dropped_learners;
 use crate::transport::book::Book;
@@ -43,6 +45,15 @@ pub enum OfflineError {
 impl From<RecordError> for OfflineError {
     fn from(error: RecordError) -> Self {
         Self::Record(error.to_string())
+    }
+}
+
+impl From<EpochError> for OfflineError {
+    fn from(error: EpochError) -> Self {
+        match error {
+            EpochError::Storage(error) => Self::Storage(error),
+            EpochError::Record(error) => error.into(),
+        }
     }
 }
 
@@ -91,6 +102,8 @@ pub fn reset_peers(
 /// A replica without a node around it.
 struct Offline {
     group: GroupId,
+    me: NodeId,
+    epochs: Epochs,
     core: Core,
     book: Book,
     nodes: Vec<v1::Introduction>,
@@ -139,9 +152,12 @@ impl Offline {
         let book = Book::open(introduction.clone(), Arc::clone(&storage))?;
         let mut nodes: Vec<v1::Introduction> = book.nodes().cloned().collect();
         nodes.push(introduction);
+        let epochs = Epochs::load(&*storage, spec)?;
         let core = Core::new(me.node, settings, initial, recovered, NOW, 0);
         Ok(Self {
             group: id,
+            me: me.node,
+            epochs,
             core,
             book,
             nodes,
@@ -182,8 +198,8 @@ impl Offline {
                 "commands acknowledged by a majority without this node are lost if its log ends \
                  before them: it ends at {last}"
             ),
-            "the other members must never come back with their old data: two leaders could answer \
-             clients"
+            "if another member comes back with its old data it is refused and stops as soon as it \
+             reaches a node that knows of this recovery; until then it may answer clients"
                 .to_owned(),
         ];
         let name = |node: NodeId| {
@@ -204,9 +220,25 @@ impl Offline {
         }
     }
 
+    /// Durable before the membership is: a crash in between finds the replica in an epoch where
+    /// nobody else is, and the node carries the recovery out when it is started.
+    fn begin_epoch(&mut self, members: &MemberSet) -> Result<(), StorageError> {
+        let status = self.core.status(NOW);
+        let position = Position {
+            node: self.me,
+            last: status.last,
+            commit: status.commit_index,
+        };
+        let (term, random) = (status.term.next(), random_u64());
+        let voters = &members.voters;
+        self.epochs = self.epochs.begun_here(position, term, voters, random);
+        self.epochs.keep(&*self.storage, self.group)
+    }
+
     /// Lets the core do it, and carries out what it writes; what it would send goes nowhere.
     fn force(&mut self, members: MemberSet) -> Result<(), OfflineError> {
         const TOKEN: Token = Token(1);
+        self.begin_epoch(&members)?;
         let mut effects = Effects::new();
         self.core.handle(
             NOW,

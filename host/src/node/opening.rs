@@ -6,6 +6,7 @@ use super::budget::Budget;
 use super::context::{Context, ReplicaError, lock, random_u64};
 use super::departed;
 use super::ended;
+use super::epoch::Epochs;
 use super::group::{Completion, Group, Mailbox, State};
 use super::handle::{Brief, GroupHandle, GroupShared, HandleInner};
 use super::overrides::Own;
@@ -56,6 +57,7 @@ struct Replica {
     spec: GroupSpec,
     core: Core,
     own: Own,
+    epochs: Epochs,
     machinery: Machinery,
 }
 
@@ -172,6 +174,7 @@ impl Context {
         machinery: Option<Machinery>,
     ) -> Result<(), ReplicaError> {
         let own = self.own(id)?;
+        let epochs = Epochs::load(&*self.storage, &spec)?;
         let settings = self.layers_with(own.overrides.clone(), &spec.name).settings;
         // Before the log is read: most that cannot be opened fail here.
         let plugin = match &machinery {
@@ -198,6 +201,7 @@ impl Context {
             spec,
             core,
             own,
+            epochs,
             machinery,
         };
         let handle = self.spawn_group(replica);
@@ -297,6 +301,7 @@ impl Context {
             spec,
             core,
             own,
+            epochs,
             machinery,
         } = replica;
         let Machinery {
@@ -315,11 +320,13 @@ impl Context {
         let commands = Budget::new(2 * limits.proposals_max, limits.proposals_size_bytes_max)
             .within(&self.commands);
         let questions = Budget::new(limits.queries_max, limits.queries_size_bytes_max);
-        let shared = Arc::new(GroupShared::new(self.node()));
+        let shared = Arc::new(GroupShared::new(self.node(), epochs.clone()));
         let id = GroupId(spec.id);
         let span = info_span!("group", group = id.0, name = %spec.name, node = self.node().0);
         let group = Group {
             id,
+            name: spec.name.clone(),
+            epochs,
             core,
             clock: self.clock,
             storage: Arc::clone(&self.storage),

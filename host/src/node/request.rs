@@ -1,5 +1,6 @@
 //! What is asked of a group, and what it answers.
 
+use super::epoch::{EpochId, Epochs};
 use super::reply::{CommandReply, QueryReply};
 use bytes::Bytes;
 use kontiki_raft::{
@@ -70,6 +71,19 @@ pub enum Failure {
     /// The replica itself failed and takes part in nothing.
     #[error("the replica has failed: {0}")]
     ReplicaFailed(String),
+    /// The group was recovered without this replica.
+    #[error(
+        "the group was recovered as epoch {newer}; the replica here was left behind in epoch {own} and \
+         serves no more: ask a member of the recovered group, see `kontiki status`"
+    )]
+    LeftBehind {
+        /// The epoch of the recovered group.
+        newer: EpochId,
+        /// The epoch of this replica.
+        own: EpochId,
+        /// The node that was recovered.
+        begun_on: Option<NodeId>,
+    },
     /// The deadline passed.
     #[error("no answer within the deadline")]
     Deadline(Outcome),
@@ -204,6 +218,8 @@ pub(crate) enum Control {
     SetDrained(bool),
     /// Enter or leave read-only mode.
     SetReadOnly(bool),
+    /// What a node knows of the group's epochs.
+    Epoch(NodeId, kontiki_proto::v1::GroupEpoch),
     /// Say everything.
     Status(oneshot::Sender<Box<GroupStatus>>),
     /// A node cannot be reached.
@@ -224,6 +240,8 @@ pub struct GroupStatus {
     pub waiting: usize,
     /// What is wrong, in words, and what to do about it.
     pub problems: Vec<Problem>,
+    /// The replica's epoch, and one that left it behind.
+    pub(crate) epochs: Epochs,
     /// The snapshot that the leader offers and this version cannot install.
     pub snapshot_refused: Option<LogId>,
 }

@@ -4,6 +4,7 @@
 
 mod text;
 
+use crate::node::epoch::EpochId;
 use kontiki_proto::v1;
 use serde::Serialize;
 use serde_json::{Map, Value, json};
@@ -104,6 +105,8 @@ fn part(d: &v1::GroupDescription, summary: &v1::GroupSummary) -> Fields {
     });
     let heard = d.leader_last_contact_us.map(seconds);
     vec![
+        ("epoch", one(EpochId::from_wire(summary.epoch).to_string())),
+        ("left_behind", one(summary.left_behind)),
         ("read_only", one(d.read_only)),
         ("group_read_only", one(d.group_read_only)),
         ("term", one(summary.term)),

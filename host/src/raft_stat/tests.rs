@@ -12,6 +12,16 @@ fn busy() -> v1::GroupDescription {
     let timer = |span_us, left_us| Some(v1::Timer { span_us, left_us });
     v1::GroupDescription {
         summary: Some(v1::GroupSummary {
+            epoch: Some(v1::EpochId {
+                number: 1,
+                random: 5 << 32,
+            }),
+            left_behind: true,
+            members: Some(v1::MemberSet {
+                voters: vec![1, 2],
+                learners: vec![],
+            }),
+            next_steps: vec!["look at the disk".into()],
             id: u64::MAX,
             name: "orders".into(),
             plugin: "sha256:ab".into(),
@@ -314,6 +324,8 @@ fn the_text_has_a_line_for_every_field() {
             "state",
             "failure",
             "problems",
+            "epoch",
+            "left_behind",
             "read_only",
             "group_read_only",
             "term",

@@ -45,6 +45,7 @@ impl AdminService {
             .iter()
             .filter(|group| group.brief().role == Role::Leader)
             .count();
+        let problems = context.problems();
         v1::GetNodeReply {
             node: Some(context.transport.me()),
             peers: context.transport.peers(),
@@ -54,11 +55,8 @@ impl AdminService {
             draining: context.gives_away(),
             drained: context.is_drained(),
             storage: context.config.data.to_string(),
-            problems: context
-                .problems()
-                .into_iter()
-                .map(|problem| problem.what)
-                .collect(),
+            next_steps: problems.iter().map(|it| it.next_step.clone()).collect(),
+            problems: problems.into_iter().map(|problem| problem.what).collect(),
             http_address: context.http_address.clone(),
         }
     }

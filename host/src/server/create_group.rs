@@ -542,6 +542,7 @@ fn specification(
             learners: ids(learners),
         }),
         nodes: voters.iter().chain(learners).cloned().collect(),
+        lineage: None,
     }
 }
 

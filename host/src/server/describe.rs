@@ -5,7 +5,7 @@ use crate::node::broken::Broken;
 use crate::node::clock::micros;
 use crate::node::context::{Context, lock};
 use crate::node::handle::GroupHandle;
-use crate::node::request::{Failure, GroupStatus};
+use crate::node::request::{Failure, GroupStatus, Problem};
 use crate::raft_stat::BROKEN;
 use crate::transport::Transport;
 use crate::transport::convert::{configuration_to_wire, log_id_to_wire, members_to_wire};
@@ -90,6 +90,8 @@ fn summary(_: &Context, handle: &GroupHandle, apply: &ApplyStatus) -> v1::GroupS
         plugin: handle.spec().plugin.clone(),
         plugin_name: handle.plugin_description().name.clone(),
         applied_index: apply.applied.index.0,
+        epoch: handle.epochs().id().to_wire(),
+        left_behind: handle.epochs().newer().is_some(),
         ..v1::GroupSummary::default()
     }
 }
@@ -107,7 +109,16 @@ pub(crate) async fn full_summary(
         .iter()
         .map(|problem| problem.what.clone())
         .collect();
+    summary.next_steps = next_steps(&status.problems);
+    summary.members = Some(members_to_wire(&status.core.configuration.current));
     Ok(summary)
+}
+
+fn next_steps(problems: &[Problem]) -> Vec<String> {
+    problems
+        .iter()
+        .map(|problem| problem.next_step.clone())
+        .collect()
 }
 
 fn voters(status: &GroupStatus) -> u32 {
@@ -123,6 +134,7 @@ pub(crate) fn broken_summary(broken: &Broken) -> v1::GroupSummary {
         plugin: spec.plugin,
         role: BROKEN.to_owned(),
         problems: vec![broken.problem.what.clone()],
+        next_steps: vec![broken.problem.next_step.clone()],
         ..v1::GroupSummary::default()
     }
 }
@@ -234,6 +246,10 @@ fn core_summary(context: &Context, status: &GroupStatus) -> v1::GroupSummary {
         term: core.term.0,
         commit_index: core.commit_index.0,
         voters: voters(status),
+        epoch: status.epochs.id().to_wire(),
+        left_behind: status.epochs.newer().is_some(),
+        members: Some(members_to_wire(&core.configuration.current)),
+        next_steps: next_steps(&status.problems),
         problems: problems.map(|problem| problem.what.clone()).collect(),
         ..v1::GroupSummary::default()
     }

@@ -233,6 +233,7 @@ async fn make_replicas(
         nodes: members
             .filter_map(|node| transport.introduction(node))
             .collect(),
+        lineage: group.epochs().lineage(),
         ..group.spec().clone()
     };
     for node in &plan.newcomers {

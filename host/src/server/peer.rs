@@ -106,6 +106,15 @@ impl Peer for PeerService {
         Ok(Response::new(transport.address_book()))
     }
 
+    async fn exchange_epochs(
+        &self,
+        request: Request<v1::Epochs>,
+    ) -> Result<Response<v1::Epochs>, Status> {
+        let transport = &self.context().transport;
+        transport.hear_epochs(request.get_ref());
+        Ok(Response::new(transport.epochs()))
+    }
+
     async fn stream(
         &self,
         request: Request<Streaming<v1::PeerFrame>>,

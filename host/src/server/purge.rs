@@ -9,6 +9,7 @@ use super::forward::hop;
 use super::status::{Fault, Reason};
 use super::{holdings, settle};
 use crate::node::context::lock;
+use crate::node::epoch::EpochId;
 use crate::node::handle::GroupHandle;
 use crate::node::request::{GroupStatus, Retirement};
 use crate::transport::convert::{configuration_to_wire, log_id_to_wire};
@@ -105,7 +106,7 @@ async fn authority(
 ) -> Result<Authority, Fault> {
     let node = shared.context.node();
     let answers = leaders(shared, group, deadline).await;
-    let leader = answers.into_iter().max_by_key(term);
+    let leader = answers.into_iter().max_by_key(standing);
     match leader {
         Some(leader) => judge(node, status, leader),
         None if is_left_alone(shared, group, status).await => Ok(Authority {
@@ -132,6 +133,13 @@ async fn is_left_alone(shared: &Shared, group: &GroupHandle, own: &GroupStatus) 
     let answers = join_all(asked).await;
     let lacks = |stage: &Option<GroupStage>| stage.is_some_and(|it| !holdings::is_there(it));
     !others.is_empty() && answers.iter().all(lacks)
+}
+
+/// Of two that take themselves for the leader the later epoch counts, then the later term.
+fn standing(description: &v1::GroupDescription) -> (EpochId, u64) {
+    let summary = description.summary.as_ref();
+    let epoch = EpochId::from_wire(summary.and_then(|it| it.epoch));
+    (epoch, term(description))
 }
 
 fn term(description: &v1::GroupDescription) -> u64 {
@@ -188,7 +196,8 @@ fn judge(
         let message = "the membership without this node is not committed yet: try again";
         return Err(Fault::new(Reason::MembershipBusy, message));
     }
-    if own.core.configuration.contains(node) && own.core.term.0 > term(&leader) {
+    let left_behind = own.epochs.newer().is_some();
+    if !left_behind && own.core.configuration.contains(node) && own.core.term.0 > term(&leader) {
         let message = format!("this replica knows of a later term than {name}, which leads");
         return Err(Fault::new(Reason::MembershipUnsure, message));
     }

@@ -82,7 +82,8 @@ fn warnings(shared: &Shared, status: &GroupStatus, members: &MemberSet) -> Vec<S
     if !left.is_empty() {
         let names: Vec<_> = left.iter().map(|node| transport.name(*node)).collect();
         warnings.push(format!(
-            "{} must never come back with their old data: two leaders could answer clients",
+            "if {} come back with their old data they are refused and stop as soon as they reach a node \
+             that knows of this recovery; until then they may answer clients",
             names.join(", ")
         ));
     }

@@ -51,6 +51,7 @@ reasons! {
     ShuttingDown         Unavailable        "SHUTTING_DOWN" 100,
     GroupLoading         Unavailable        "GROUP_LOADING" 100,
     ReplicaFailed        Unavailable        "REPLICA_FAILED" 1_000,
+    GroupRecovered       Unavailable        "GROUP_RECOVERED" 1_000,
     DuplicateNode        Unavailable        "DUPLICATE_NODE" 1_000,
     Busy                 ResourceExhausted  "BUSY" 20,
     LeadershipLost       Aborted            "LEADERSHIP_LOST" 0,
@@ -81,6 +82,7 @@ reasons! {
     ChangeCancelled      FailedPrecondition "CHANGE_CANCELLED" 0,
     StillMember          FailedPrecondition "STILL_MEMBER" 0,
     MembershipUnsure     FailedPrecondition "MEMBERSHIP_UNSURE" 0,
+    OtherEpoch           FailedPrecondition "OTHER_EPOCH" 0,
     NotVoter             FailedPrecondition "NOT_VOTER" 0,
     TransferTimedOut     FailedPrecondition "TRANSFER_TIMED_OUT" 0,
     TargetLags           FailedPrecondition "TARGET_LAGS" 0,
@@ -333,6 +335,7 @@ impl From<Failure> for Fault {
             Failure::Busy => (Reason::Busy, None, None),
             Failure::ShuttingDown => (Reason::ShuttingDown, None, None),
             Failure::PluginFault { .. } => (Reason::PluginFault, None, None),
+            Failure::LeftBehind { begun_on, .. } => (Reason::GroupRecovered, begun_on, None),
             Failure::ReplicaFailed(_) => (Reason::ReplicaFailed, None, None),
             Failure::Deadline(_) => (Reason::DeadlineExceeded, None, None),
         };
@@ -410,7 +413,10 @@ impl From<ReplicaError> for Fault {
             ReplicaError::Machine(_) => Reason::PluginFault,
             ReplicaError::Loading => Reason::GroupLoading,
             ReplicaError::Members(_) => Reason::InvalidArgument,
-            ReplicaError::Storage(_) | ReplicaError::Record(_) => Reason::StorageFailed,
+            ReplicaError::OtherEpoch { .. } => Reason::OtherEpoch,
+            ReplicaError::Storage(_) | ReplicaError::Record(_) | ReplicaError::Epoch(_) => {
+                Reason::StorageFailed
+            }
             ReplicaError::Thread(_) | ReplicaError::Task(_) => Reason::Internal,
         };
         Self::new(reason, error.to_string())

@@ -42,6 +42,7 @@ fn bundle(taken: Vec<Outgoing>) -> PeerFrame {
     let to_wire = |next: Outgoing| GroupMessage {
         group: next.group.0,
         to: next.to.0,
+        epoch: next.epoch.to_wire(),
         message: Some(message_to_wire(next.message)),
     };
     PeerFrame {

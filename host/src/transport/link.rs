@@ -271,6 +271,8 @@ async fn session(
         Ok(_) => return ended(address),
         Err(error) => return error,
     };
+    // Before anything is sent: a node that was left behind by a recovery learns it here.
+    exchange_epochs(transport, NodeId(them.node), channel.clone()).await;
     link.discard();
     info!(peer = %link.name, node = them.node, address, "connected");
     *backoff = BACKOFF_MIN;
@@ -383,6 +385,16 @@ pub(crate) async fn exchange_books(transport: &Transport, channel: Channel) {
     match client(channel).exchange_books(request).await {
         Ok(heard) => transport.take_in(heard.into_inner()).await,
         Err(error) => debug!(%error, "no addresses exchanged"),
+    }
+}
+
+/// Tells another node of the epochs of recovered groups, and hears it from it.
+pub(super) async fn exchange_epochs(transport: &Transport, node: NodeId, channel: Channel) {
+    let mut request = tonic::Request::new(transport.epochs());
+    request.set_timeout(EXCHANGE_TIMEOUT);
+    match client(channel).exchange_epochs(request).await {
+        Ok(heard) => transport.take_in_epochs(node, heard.into_inner()).await,
+        Err(error) => debug!(%error, "no epochs exchanged"),
     }
 }
 

@@ -4,6 +4,7 @@ pub(crate) mod book;
 mod contacts;
 pub mod convert;
 pub(crate) mod dial;
+mod epochs;
 mod frame;
 mod link;
 mod probe;
@@ -14,11 +15,13 @@ mod stall_tests;
 mod verify;
 
 use crate::config::PeerAddress;
+use crate::node::epoch::EpochId;
 use crate::node::request::Problem;
 use crate::node::router::Router;
 use book::Book;
 pub(crate) use contacts::OpenStream;
 use contacts::{Contacts, Duplicate, Sessions};
+use epochs::Asked;
 use kontiki_proto::v1::peer_client::PeerClient;
 use kontiki_proto::v1::{GroupMessage, Introduction, PeerInfo};
 use kontiki_raft::{GroupId, Message, NodeId};
@@ -61,6 +64,8 @@ struct Inner {
     contacts: Contacts,
     /// Connections that this process opened, so that others can ask for them.
     sessions: Sessions,
+    /// Which nodes were asked for their epochs lately.
+    asked: Asked,
     turns: Turns,
     /// Nodes that are looked for because a third spoke of them, by name.
     rumours: Mutex<BTreeSet<String>>,
@@ -120,6 +125,7 @@ impl Transport {
                 refused: AtomicU64::new(0),
                 contacts: Contacts::default(),
                 sessions: Sessions::default(),
+                asked: Asked::default(),
                 turns: Turns::default(),
                 rumours: Mutex::default(),
                 duplicates: AtomicU64::new(0),
@@ -154,7 +160,13 @@ impl Transport {
     }
 
     /// Sends a message, or drops it and says so (false).
-    pub(crate) fn send(&self, to: NodeId, group: GroupId, message: Message) -> bool {
+    pub(crate) fn send(
+        &self,
+        to: NodeId,
+        group: GroupId,
+        epoch: EpochId,
+        message: Message,
+    ) -> bool {
         if self.is_set_aside() || !convert::is_sendable(&message) {
             return false;
         }
@@ -164,7 +176,12 @@ impl Transport {
             .read()
             .unwrap_or_else(PoisonError::into_inner);
         match links.by_id.get(&to) {
-            Some(link) => link.send(Outgoing { group, to, message }),
+            Some(link) => link.send(Outgoing {
+                group,
+                to,
+                epoch,
+                message,
+            }),
             None => false,
         }
     }
@@ -403,13 +420,14 @@ impl Transport {
     pub(crate) fn receive(&self, from: NodeId, message: GroupMessage) {
         let handle = self.inner.router.by_id(GroupId(message.group));
         let takes_part = message.to == self.inner.node.0 && !self.is_set_aside();
+        let epoch = EpochId::from_wire(message.epoch);
         let wire = message.message.filter(|_| takes_part);
         let (Some(handle), Some(wire)) = (handle, wire) else {
             self.inner.refused.fetch_add(1, Ordering::Relaxed);
             return;
         };
         match convert::message_from_wire(wire) {
-            Ok(message) => handle.deliver(from, message),
+            Ok(message) => handle.deliver(from, epoch, message),
             Err(error) => {
                 self.inner.refused.fetch_add(1, Ordering::Relaxed);
                 warn!(peer = from.0, group = message.group, %error, "a message is not valid");

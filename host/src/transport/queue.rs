@@ -14,6 +14,7 @@
 //! makes the stream of the earlier one void, which its receiver refuses; a read index is waited for
 //! until it is applied. Answers keep their order among each other, and so do appends.
 
+use crate::node::epoch::EpochId;
 use kontiki_raft::{Entry, GroupId, Message, MessageBody, NodeId};
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -40,6 +41,8 @@ pub(crate) enum Lane {
 pub(crate) struct Outgoing {
     pub(crate) group: GroupId,
     pub(crate) to: NodeId,
+    /// The sender's, when it was sent.
+    pub(crate) epoch: EpochId,
     pub(crate) message: Message,
 }
 
@@ -189,6 +192,7 @@ pub(super) mod tests {
 
     fn outgoing(body: MessageBody) -> Outgoing {
         Outgoing {
+            epoch: EpochId::default(),
             group: GroupId(7),
             to: NodeId(2),
             message: Message {

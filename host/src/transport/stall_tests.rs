@@ -75,6 +75,13 @@ impl Stalled {
 
 #[tonic::async_trait]
 impl Peer for Stalled {
+    async fn exchange_epochs(
+        &self,
+        _: Request<v1::Epochs>,
+    ) -> Result<Response<v1::Epochs>, Status> {
+        Ok(Response::new(v1::Epochs::default()))
+    }
+
     async fn introduce(
         &self,
         request: Request<v1::Introduction>,

@@ -116,6 +116,7 @@ impl Core {
             } => self.on_change_configuration(token, &change, expected.as_ref(), out),
             Input::CancelChange { token } => self.on_cancel_change(token, out),
             Input::ResetPeers { token, members } => self.on_reset_peers(token, members, out),
+            Input::ForgetPeers { token } => self.on_forget_peers(token, out),
             Input::TransferLeadership { token, target } => self.on_transfer(token, target, out),
             Input::Campaign { token } => self.on_campaign(token, out),
             Input::SetTimeouts {
@@ -390,6 +391,7 @@ impl Core {
             Input::ChangeConfiguration { token, .. }
             | Input::CancelChange { token }
             | Input::ResetPeers { token, .. }
+            | Input::ForgetPeers { token }
             | Input::TransferLeadership { token, .. }
             | Input::Campaign { token }
             | Input::SetTimeouts { token, .. }

@@ -49,6 +49,13 @@ pub enum Input {
         /// The new membership; must contain this node as a voter.
         members: MemberSet,
     },
+    /// Nothing that other members said counts any more: whoever spoke before this belongs to another
+    /// history of the group. Ends a leadership or candidacy, follows nobody, and goes to the next
+    /// term, so that no late answer counts. Answered by `Done` when that is durable, or `Rejected`.
+    ForgetPeers {
+        /// Names the request.
+        token: Token,
+    },
     /// Hand leadership over. Answered by `Done` when this node has stepped down in favour of the
     /// target, or by `Rejected`.
     TransferLeadership {

@@ -399,6 +399,24 @@ impl Core {
         if let Err(reason) = self.check_reset(&members) {
             return Self::reject(token, reason, out);
         }
+        self.begin_anew(out);
+        let upto = self.log.last().index;
+        let configuration = Configuration::stable(members);
+        self.history.force(upto, configuration.clone());
+        self.disk.stage().forced_configuration = Some((upto, configuration));
+        self.done_when_durable(token, out);
+    }
+
+    /// Goes on in another history of the group with the same log (an epoch that another survivor
+    /// began).
+    pub(crate) fn on_forget_peers(&mut self, token: Token, out: &mut Effects) {
+        self.begin_anew(out);
+        self.done_when_durable(token, out);
+    }
+
+    /// What was heard, promised to be counted, or begun with others is over; the next term tells
+    /// late answers apart.
+    fn begin_anew(&mut self, out: &mut Effects) {
         self.step_down(StopReason::Reset, out);
         self.set_leader(None, StopReason::Reset, out);
         self.campaign = None;
@@ -406,13 +424,12 @@ impl Core {
             term: self.hard.term.next(),
             voted_for: None,
         });
-        let upto = self.log.last().index;
-        let configuration = Configuration::stable(members);
-        self.history.force(upto, configuration.clone());
-        self.disk.stage().forced_configuration = Some((upto, configuration));
+        self.reset_election_timer();
+    }
+
+    fn done_when_durable(&mut self, token: Token, out: &mut Effects) {
         let sequence = self.disk.staged_sequence();
         self.disk.hold(sequence, Effect::Done { token }, out);
-        self.reset_election_timer();
     }
 }
 

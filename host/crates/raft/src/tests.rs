@@ -448,6 +448,24 @@ fn a_survivor_is_reset_and_serves_alone() {
 }
 
 #[test]
+fn a_leader_that_forgets_its_peers_counts_nothing_that_they_said_before() {
+    let mut cluster = Cluster::new(3);
+    let leader = cluster.elect();
+    cluster.isolate(leader);
+    let lost = cluster.propose(leader, b"a");
+    let term = cluster.node(leader).core.term();
+    let token = cluster.token();
+    cluster.give(leader, Input::ForgetPeers { token });
+    let node = cluster.node(leader);
+    assert!(node.done.contains(&token));
+    assert_eq!(node.core.role(), Role::Follower);
+    assert_eq!(node.core.leader(), None);
+    assert!(node.core.term() > term, "late answers could be counted");
+    let reason = cluster.reason(leader, lost);
+    assert_eq!(reason, Some(RejectReason::LeadershipLost));
+}
+
+#[test]
 fn shutdown_answers_everything_and_hands_over() {
     let mut cluster = Cluster::new(3);
     let leader = cluster.elect();

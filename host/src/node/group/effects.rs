@@ -16,7 +16,8 @@ impl Group {
         match effect {
             Effect::Persist(persist) => self.persist(persist),
             Effect::Send { to, message } => {
-                if !self.transport.send(to, self.id, message) {
+                let sent = || self.transport.send(to, self.id, self.epochs.id(), message);
+                if !self.is_apart() && !sent() {
                     self.state.unreachable.insert(to);
                 }
             }
@@ -109,7 +110,7 @@ impl Group {
         }
     }
 
-    fn rejected(&mut self, token: Token, reason: RejectReason) {
+    pub(super) fn rejected(&mut self, token: Token, reason: RejectReason) {
         let Some(waiter) = self.state.waiting.remove(&token) else {
             return;
         };

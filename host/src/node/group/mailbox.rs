@@ -1,6 +1,7 @@
 //! What comes in to a group, and in which order it is taken.
 
 use crate::node::apply::ApplyReport;
+use crate::node::epoch::EpochId;
 use crate::node::request::{Control, Proposed, Query};
 use kontiki_raft::{Entry, IoId, Message, NodeId, ReadError, ReadId};
 use kontiki_storage::StorageError;
@@ -13,13 +14,14 @@ pub(crate) enum Completion {
     Persisted(Result<IoId, (IoId, StorageError)>),
     Applied(ApplyReport),
     Read(ReadId, Result<Vec<Entry>, ReadError>),
+    EpochKept(Result<(), StorageError>),
 }
 
 /// The receiving ends of a group.
 pub(crate) struct Mailbox {
     pub(crate) proposals: mpsc::Receiver<Proposed>,
     pub(crate) queries: mpsc::Receiver<Query>,
-    pub(crate) messages: mpsc::Receiver<(NodeId, Message)>,
+    pub(crate) messages: mpsc::Receiver<(NodeId, EpochId, Message)>,
     pub(crate) control: mpsc::Receiver<Control>,
     pub(crate) completions: mpsc::UnboundedReceiver<Completion>,
 }
@@ -27,7 +29,7 @@ pub(crate) struct Mailbox {
 /// One thing that came in.
 pub(super) enum Incoming {
     Completion(Completion),
-    Message(NodeId, Message),
+    Message(NodeId, EpochId, Message),
     Control(Control),
     Proposed(Proposed),
     Query(Query),
@@ -49,7 +51,7 @@ impl Mailbox {
             biased;
             Some(completion) = self.completions.recv() => Incoming::Completion(completion),
             control = self.control.recv() => control.map_or(Incoming::Closed, Incoming::Control),
-            Some((from, message)) = self.messages.recv() => Incoming::Message(from, message),
+            Some((from, epoch, message)) = self.messages.recv() => Incoming::Message(from, epoch, message),
             Some(query) = self.queries.recv() => Incoming::Query(query),
             Some(proposed) = self.proposals.recv(), if takes_commands => Incoming::Proposed(proposed),
             () = tokio::time::sleep_until(wake) => Incoming::Tick,

@@ -5,6 +5,7 @@
 
 mod candidacy;
 mod effects;
+mod epochs;
 mod mailbox;
 mod problems;
 mod reach;
@@ -13,6 +14,7 @@ mod tests;
 
 use super::apply::{Applier, ApplyReport};
 use super::clock::{Clock, wall_time_ns};
+use super::epoch::{EpochId, Epochs};
 use super::handle::{Brief, GroupShared};
 use super::request::{Check, Control, Failure, Order, Proposed, Query, Retirement, Tokens};
 use super::waiting::{Waiter, Waiting, sweep};
@@ -20,10 +22,10 @@ use crate::metrics::Metrics;
 use crate::transport::Transport;
 use kontiki_raft::{
     Core, Effects, EntryKind, GroupId, HardState, Horizon, Input, MemberSet, Message, NodeId,
-    Proposal, ReadMode, RejectReason, Role, SnapshotMeta, Term,
+    Proposal, ReadMode, RejectReason, Role, SnapshotMeta, Term, Token,
 };
 use kontiki_storage::Storage;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
@@ -52,6 +54,8 @@ const SWEEP_INTERVAL: Duration = Duration::from_secs(1);
 /// What a group's task owns.
 pub(crate) struct Group {
     pub(crate) id: GroupId,
+    pub(crate) name: String,
+    pub(crate) epochs: Epochs,
     pub(crate) core: Core,
     pub(crate) clock: Clock,
     pub(crate) storage: Arc<dyn Storage>,
@@ -88,6 +92,10 @@ pub(crate) struct State {
     horizon: Option<Horizon>,
     /// Whose term was not believed last.
     out_of_reach: Option<OutOfReach>,
+    /// A change of epoch that is being written.
+    entering: Option<epochs::Entering>,
+    /// Nodes that were heard of in another epoch that this one came after, and when last.
+    in_other_epochs: BTreeMap<NodeId, (EpochId, Instant)>,
     removed: bool,
     stopping: bool,
     /// It goes down in order, and may have messages that wait for a write.
@@ -114,9 +122,11 @@ impl Group {
         if self.state.begins_read_only {
             self.handle(Input::SetReadOnly(true));
         }
+        self.finish_recovery();
         self.refresh_brief(opened);
         while !self.state.stopping {
-            let deadline = self.core.next_deadline().map(|at| self.clock.to_tokio(at));
+            let due = self.core.next_deadline().filter(|_| !self.is_apart());
+            let deadline = due.map(|at| self.clock.to_tokio(at));
             let wake = deadline.map_or(sweep_at, |at| at.min(sweep_at));
             let event = self.mailbox.next(wake, self.takes_commands()).await;
             self.take(event);
@@ -127,6 +137,7 @@ impl Group {
             if tokio::time::Instant::now() >= sweep_at {
                 sweep(&mut self.state.waiting);
                 self.applier.sweep();
+                self.sweep_epochs();
                 sweep_at = tokio::time::Instant::now() + SWEEP_INTERVAL;
             }
         }
@@ -152,7 +163,7 @@ impl Group {
     /// neither send heartbeats nor notice a silent quorum.
     fn keep_time(&mut self) {
         let now = self.clock.now();
-        if self.core.next_deadline().is_some_and(|due| due <= now) {
+        if !self.is_apart() && self.core.next_deadline().is_some_and(|due| due <= now) {
             self.handle(Input::Tick);
         }
     }
@@ -172,11 +183,11 @@ impl Group {
     fn take(&mut self, event: Incoming) {
         match event {
             Incoming::Completion(completion) => self.on_completion(completion),
-            Incoming::Message(from, message) => self.on_message(from, message),
+            Incoming::Message(from, epoch, message) => self.on_message(from, epoch, message),
             Incoming::Control(control) => self.on_control(control),
             Incoming::Proposed(first) => self.propose(first),
             Incoming::Query(first) => self.read(first),
-            Incoming::Tick => self.handle(Input::Tick),
+            Incoming::Tick => self.keep_time(),
             Incoming::Closed => self.state.stopping = true,
         }
     }
@@ -188,10 +199,10 @@ impl Group {
             self.on_completion(completion);
         }
         for _ in 0..MESSAGES_AT_ONCE {
-            let Ok((from, message)) = self.mailbox.messages.try_recv() else {
+            let Ok((from, epoch, message)) = self.mailbox.messages.try_recv() else {
                 break;
             };
-            self.on_message(from, message);
+            self.on_message(from, epoch, message);
         }
         if let Ok(first) = self.mailbox.queries.try_recv() {
             self.read(first);
@@ -229,8 +240,8 @@ impl Group {
         }
     }
 
-    fn on_message(&mut self, from: NodeId, message: Message) {
-        if !self.is_in_reach(from, &message) {
+    fn on_message(&mut self, from: NodeId, epoch: EpochId, message: Message) {
+        if !self.is_of_this_epoch(from, epoch) || !self.is_in_reach(from, &message) {
             return;
         }
         self.handle(Input::Message { from, message });
@@ -255,6 +266,7 @@ impl Group {
             Completion::Applied(ApplyReport::Failed(index)) => {
                 self.handle(Input::ApplyFailed { index });
             }
+            Completion::EpochKept(kept) => self.on_epoch_kept(kept),
             Completion::Read(read, result) => self.handle(Input::EntriesRead { read, result }),
         }
     }
@@ -279,6 +291,10 @@ impl Group {
 
     fn admit(&mut self, proposed: Proposed, time_ns: u64, now: Instant) -> Option<Proposal> {
         if !proposed.reply.claim().take() {
+            return None;
+        }
+        if let Some(failure) = self.left_behind() {
+            proposed.reply.answer(Err(failure));
             return None;
         }
         if let Some(aside) = self.transport.set_aside() {
@@ -307,9 +323,10 @@ impl Group {
         let mut lease = Vec::new();
         let mut next = Some(first);
         while let Some(query) = next.take() {
-            match query.mode {
-                ReadMode::Quorum => quorum.push(query),
-                ReadMode::Lease => lease.push(query),
+            match (self.left_behind(), query.mode) {
+                (Some(failure), _) => query.reply.answer(Err(failure)),
+                (None, ReadMode::Quorum) => quorum.push(query),
+                (None, ReadMode::Lease) => lease.push(query),
             }
             if quorum.len() + lease.len() < PROPOSALS_AT_ONCE {
                 next = self.mailbox.queries.try_recv().ok();
@@ -329,12 +346,13 @@ impl Group {
             Control::Order(order, reply) => {
                 let token = self.state.tokens.next();
                 self.state.waiting.insert(token, Waiter::Order(reply));
-                self.handle(order_input(order, token));
+                self.on_order(order, token);
             }
             Control::SetDrained(drained) => self.handle(Input::SetDrained(drained)),
             Control::Check(check, reply) => drop(reply.send(self.check(check))),
             Control::Retire(condition, reply) => drop(reply.send(self.retire(condition))),
             Control::SetReadOnly(on) => self.handle(Input::SetReadOnly(on)),
+            Control::Epoch(from, told) => self.on_epoch(from, told),
             Control::Status(reply) => drop(reply.send(Box::new(self.status()))),
             Control::Unreachable(peer) => self.handle(Input::PeerUnreachable { peer }),
             #[cfg(test)]
@@ -343,6 +361,24 @@ impl Group {
                 self.handle(Input::Shutdown);
                 self.state.stopping = true;
                 self.state.has_last_words = true;
+            }
+        }
+    }
+
+    fn on_order(&mut self, order: Order, token: Token) {
+        let failure = match (&self.state.entering, &order) {
+            (Some(_), _) => Some(Failure::Busy),
+            // The operator wants this history; settings are the node's own affair.
+            (None, Order::ResetPeers(_) | Order::SetSettings(_)) => None,
+            (None, _) => self.left_behind(),
+        };
+        match (failure, order) {
+            (None, Order::ResetPeers(members)) => self.recover(token, members),
+            (None, order) => self.handle(order_input(order, token)),
+            (Some(failure), _) => {
+                if let Some(waiter) = self.state.waiting.remove(&token) {
+                    waiter.fail(&failure);
+                }
             }
         }
     }
@@ -451,7 +487,7 @@ impl Group {
     }
 }
 
-fn order_input(order: Order, token: kontiki_raft::Token) -> Input {
+fn order_input(order: Order, token: Token) -> Input {
     match order {
         Order::ChangeConfiguration { change, expected } => Input::ChangeConfiguration {
             token,

@@ -12,6 +12,7 @@ impl Group {
         let core = self.core.status(self.clock.now());
         let refused = self.state.snapshot_refused.as_ref();
         GroupStatus {
+            epochs: self.epochs.clone(),
             waiting: self.state.waiting.len(),
             snapshot_refused: refused.map(|snapshot| snapshot.last_included),
             problems: self.problems(&core),
@@ -20,7 +21,11 @@ impl Group {
     }
 
     fn problems(&self, core: &kontiki_raft::Status) -> Vec<Problem> {
-        let mut problems = Vec::new();
+        let mut problems = self.epoch_problems();
+        if self.epochs.newer().is_some() {
+            // What else is wrong with it is wrong with nobody's data.
+            return problems;
+        }
         let mut add = |what: String, next_step: &str| {
             problems.push(Problem {
                 what,
@@ -85,6 +90,7 @@ impl Group {
         problems.extend(slow_disk_problem(core));
         problems.extend(no_leader_problem(core, &self.transport));
         problems.extend(succession_problem(core));
+        problems.extend(silent_voters_problem(core, &self.name, &self.transport));
         if core.group_read_only || core.read_only {
             problems.push(Problem {
                 what: "the group or this replica is read-only".to_owned(),
@@ -205,6 +211,43 @@ fn succession_problem(core: &kontiki_raft::Status) -> Option<Problem> {
     Some(Problem {
         what: what.to_owned(),
         next_step: next_step.to_owned(),
+    })
+}
+
+/// Voters that a leader does not hear: the group serves, with less to spare than it was given.
+fn silent_voters_problem(
+    core: &kontiki_raft::Status,
+    group: &str,
+    transport: &Transport,
+) -> Option<Problem> {
+    let hears = |peer: &PeerStatus| match peer.last_contact {
+        Some(since) => since < 2 * core.election_timeout,
+        // A leader that has just begun waits for the first answer of whoever it can reach.
+        None => transport.is_connected(peer.node),
+    };
+    let voters = core.peers.iter().filter(|peer| peer.voter);
+    let silent: Vec<String> = voters
+        .filter(|peer| !hears(peer))
+        .map(|peer| transport.name(peer.node))
+        .collect();
+    let first = silent.first()?;
+    let all = core.configuration.current.voters.len();
+    Some(Problem {
+        what: format!(
+            "{} of {all} voters {} answer: {}; the group needs {}",
+            silent.len(),
+            if silent.len() == 1 {
+                "does not"
+            } else {
+                "do not"
+            },
+            silent.join(", "),
+            all / 2 + 1
+        ),
+        next_step: format!(
+            "start or reconnect what is missing; what is lost for good is removed with `kontiki \
+             member remove {first} --group {group}`"
+        ),
     })
 }
 

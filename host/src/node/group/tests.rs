@@ -4,7 +4,8 @@ use super::reach::AHEAD_MAX;
 use super::*;
 use crate::node::apply::ApplierConfig;
 use crate::node::budget::Budget;
-use crate::node::handle::{GroupHandle, HandleInner, Pending};
+use crate::node::epoch::Position;
+use crate::node::handle::{Consistency, GroupHandle, HandleInner, Pending};
 use crate::node::native_machine;
 use crate::node::plugins::PluginSource;
 use crate::node::request::{Outcome, Problem};
@@ -23,6 +24,10 @@ use tokio::time::Instant;
 
 const GROUP: GroupId = GroupId(7);
 const ME: NodeId = NodeId(1);
+const ORIGINAL: EpochId = EpochId {
+    number: 0,
+    random: 0,
+};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Passes writes on only while it is not held.
@@ -144,7 +149,15 @@ fn transport(storage: Arc<dyn Storage>) -> Transport {
 
 /// Starts the loop of a new replica in a group of these voters.
 fn bench(voters: u64) -> Bench {
-    let disk = disk();
+    bench_on(disk(), voters)
+}
+
+fn bench_on(disk: Arc<Disk>, voters: u64) -> Bench {
+    let spec = v1::GroupSpec {
+        id: GROUP.0,
+        ..Default::default()
+    };
+    let epochs = Epochs::load(&*disk, &spec).unwrap();
     let storage: Arc<dyn Storage> = disk.clone();
     let clock = Clock::new();
     let initial = MemberSet::of_voters((1..=voters).map(NodeId));
@@ -167,9 +180,11 @@ fn bench(voters: u64) -> Bench {
     let (messages, received) = mpsc::channel(1_024);
     let (control, controlled) = mpsc::channel(8);
     let (brief, watched) = watch::channel(Brief::default());
-    let shared = Arc::new(GroupShared::new(ME));
+    let shared = Arc::new(GroupShared::new(ME, epochs.clone()));
     let group = Group {
         id: GROUP,
+        name: "orders".into(),
+        epochs,
         core,
         clock,
         transport: transport(Arc::clone(&storage)),
@@ -289,7 +304,7 @@ async fn reaches_term(bench: &Bench, term: u64) -> Vec<Problem> {
 
 /// Sends a heartbeat of that term and waits until it is seen to be refused.
 async fn refuses(bench: &Bench, lie: u64) {
-    bench.handle.deliver(NodeId(2), heartbeat(lie));
+    bench.handle.deliver(NodeId(2), ORIGINAL, heartbeat(lie));
     let deadline = Instant::now() + PATIENCE;
     loop {
         let status = bench.handle.status().await.unwrap();
@@ -314,7 +329,9 @@ async fn a_term_that_no_elections_lead_to_is_not_adopted() {
     }
     assert!(bench.disk.writes.lock().unwrap().is_empty());
     // Whoever is only late is believed, and that says that all is well again.
-    bench.handle.deliver(NodeId(2), heartbeat(AHEAD_MAX));
+    bench
+        .handle
+        .deliver(NodeId(2), ORIGINAL, heartbeat(AHEAD_MAX));
     let problems = reaches_term(&bench, AHEAD_MAX).await;
     let refused = problems.iter().any(|it| it.what.contains("speaks in term"));
     assert!(!refused, "{problems:?}");
@@ -322,9 +339,11 @@ async fn a_term_that_no_elections_lead_to_is_not_adopted() {
     bench.write_hangs().await;
     let writes = bench.disk.writes.lock().unwrap().len();
     for fallen in (0..1_000).rev() {
-        bench.handle.deliver(NodeId(2), heartbeat(fallen));
+        bench.handle.deliver(NodeId(2), ORIGINAL, heartbeat(fallen));
     }
-    bench.handle.deliver(NodeId(2), heartbeat(AHEAD_MAX + 1));
+    bench
+        .handle
+        .deliver(NodeId(2), ORIGINAL, heartbeat(AHEAD_MAX + 1));
     reaches_term(&bench, AHEAD_MAX + 1).await;
     let more = bench.disk.writes.lock().unwrap().len() - writes;
     assert!(more <= 1, "{more} writes");
@@ -335,7 +354,9 @@ async fn a_term_that_no_elections_lead_to_is_not_adopted() {
 async fn a_replica_that_joins_believes_a_far_term_but_not_the_last() {
     let bench = bench(0);
     refuses(&bench, (1 << 62) - 1).await;
-    bench.handle.deliver(NodeId(2), heartbeat(1 << 40));
+    bench
+        .handle
+        .deliver(NodeId(2), ORIGINAL, heartbeat(1 << 40));
     reaches_term(&bench, 1 << 40).await;
 }
 
@@ -344,7 +365,7 @@ async fn a_replica_that_joins_believes_a_far_term_but_not_the_last() {
 async fn a_replica_that_does_not_lead_answers_commands_while_its_disk_hangs() {
     let bench = bench(3);
     bench.hold_disk();
-    bench.handle.deliver(NodeId(2), append(1));
+    bench.handle.deliver(NodeId(2), ORIGINAL, append(1));
     bench.write_hangs().await;
     let refused = tokio::time::timeout(PATIENCE / 2, failure(bench.propose())).await;
     let expected = Failure::Refused {
@@ -407,7 +428,7 @@ async fn a_flood_of_messages_does_not_keep_the_group_from_its_timers() {
             }),
         };
         while !stop.load(Ordering::Acquire) {
-            handle.deliver(NodeId(9), message.clone());
+            handle.deliver(NodeId(9), ORIGINAL, message.clone());
         }
     });
     // A leader confirms itself with every heartbeat, a tenth of a second apart.
@@ -416,4 +437,127 @@ async fn a_flood_of_messages_does_not_keep_the_group_from_its_timers() {
     over.store(true, Ordering::Release);
     flood.join().unwrap();
     assert!(staleness_us < 1_000_000, "{staleness_us} µs without a tick");
+}
+
+/// What a node says that recovered the group with these survivors, when its log ended at 10 in term 3.
+fn recovered(survivors: &[u64]) -> v1::GroupEpoch {
+    let epoch = v1::Epoch {
+        id: Some(v1::EpochId {
+            number: 1,
+            random: 5,
+        }),
+        first_term: 4,
+        node: 2,
+        last_index: 10,
+    };
+    v1::GroupEpoch {
+        group: GROUP.0,
+        latest: Some(v1::Lineage {
+            epochs: vec![epoch],
+            survivors: survivors.to_vec(),
+        }),
+        left_behind: None,
+    }
+}
+
+async fn is_in_epoch(bench: &Bench, number: u64, left_behind: bool) {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let epochs = bench.handle.status().await.unwrap().epochs;
+        if (epochs.id().number, epochs.newer().is_some()) == (number, left_behind) {
+            return;
+        }
+        assert!(Instant::now() < deadline, "{epochs:?}");
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_leader_that_a_recovery_left_behind_answers_nobody_and_says_why() {
+    let bench = bench(1);
+    bench.becomes(Role::Leader).await;
+    bench.handle.hear_epoch(NodeId(2), recovered(&[2])).await;
+    is_in_epoch(&bench, 0, true).await;
+    let refused = failure(bench.propose()).await;
+    assert!(matches!(refused, Failure::LeftBehind { .. }), "{refused}");
+    assert_eq!(refused.outcome(), Outcome::NotApplied);
+    let quorum = Consistency::Linearizable(ReadMode::Quorum);
+    for consistency in [Consistency::Stale, quorum] {
+        let asked = bench.handle.query(b"", consistency, PATIENCE);
+        let refused = asked.await.unwrap_err();
+        assert!(matches!(refused, Failure::LeftBehind { .. }), "{refused}");
+    }
+    let status = bench.handle.status().await.unwrap();
+    assert_eq!(status.core.role, Role::Follower);
+    let problem = &status.problems[0];
+    assert!(
+        problem.what.contains("left behind in epoch 0"),
+        "{problem:?}"
+    );
+    assert!(problem.next_step.contains("member purge"), "{problem:?}");
+    // Durable: it is so after a restart.
+    let spec = v1::GroupSpec {
+        id: GROUP.0,
+        ..Default::default()
+    };
+    assert!(Epochs::load(&*bench.disk, &spec).unwrap().newer().is_some());
+}
+
+#[tokio::test]
+async fn a_survivor_goes_over_and_takes_in_only_what_is_of_the_new_epoch() {
+    let bench = bench(3);
+    bench.handle.hear_epoch(NodeId(2), recovered(&[1, 2])).await;
+    is_in_epoch(&bench, 1, false).await;
+    bench.handle.deliver(NodeId(3), ORIGINAL, heartbeat(9));
+    let deadline = Instant::now() + PATIENCE;
+    let problems = loop {
+        let status = bench.handle.status().await.unwrap();
+        assert!(
+            status.core.term < Term(9),
+            "a message of another epoch counted"
+        );
+        if !status.problems.is_empty() && status.problems[0].what.contains("holds data of epoch 0")
+        {
+            break status.problems;
+        }
+        assert!(Instant::now() < deadline, "{:?}", status.problems);
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    };
+    assert!(problems[0].what.starts_with("node \"3\""), "{problems:?}");
+    let new = EpochId {
+        number: 1,
+        random: 5,
+    };
+    bench.handle.deliver(NodeId(2), new, heartbeat(9));
+    reaches_term(&bench, 9).await;
+}
+
+#[tokio::test]
+async fn a_recovery_begins_an_epoch_and_one_that_was_cut_off_is_carried_out() {
+    let bench = bench(3);
+    let alone = MemberSet::of_voters([ME]);
+    let order = Order::ResetPeers(alone.clone());
+    bench.handle.order(order).await.unwrap();
+    is_in_epoch(&bench, 1, false).await;
+    bench.becomes(Role::Leader).await;
+    // The epoch is durable, the membership is not: the node ended in between.
+    let disk = disk();
+    let me = Position {
+        node: ME,
+        last: LogId::default(),
+        commit: LogIndex(0),
+    };
+    let begun = Epochs::default().begun_here(me, Term(1), &alone.voters, 5);
+    begun.keep(&*disk, GROUP).unwrap();
+    let bench = bench_on(disk, 3);
+    bench.becomes(Role::Leader).await;
+    let members = bench
+        .handle
+        .status()
+        .await
+        .unwrap()
+        .core
+        .configuration
+        .current;
+    assert_eq!(members, alone);
 }

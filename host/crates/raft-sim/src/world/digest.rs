@@ -56,6 +56,7 @@ pub(super) fn of_input(input: &Input) -> u64 {
         // Operators' orders are named by their tokens.
         Input::ChangeConfiguration { token, .. }
         | Input::ResetPeers { token, .. }
+        | Input::ForgetPeers { token }
         | Input::TransferLeadership { token, .. }
         | Input::Campaign { token }
         | Input::SetTimeouts { token, .. }
