@@ -74,6 +74,7 @@ async fn stream_as(
     let frame = |introduction, messages| v1::PeerFrame {
         introduction,
         messages,
+        time_ns: 0,
     };
     let frames = [
         frame(Some(from.clone()), vec![]),

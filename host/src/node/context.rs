@@ -233,6 +233,7 @@ impl Context {
             });
         }
         problems.extend(self.identity_problems());
+        problems.extend(self.clock_problems());
         for (name, broken) in lock(&self.broken).iter() {
             problems.push(Problem {
                 what: format!("group {name:?}: {}", broken.problem.what),
@@ -256,6 +257,26 @@ impl Context {
             });
         }
         problems
+    }
+
+    /// Nodes whose wall clock is far from this one's.
+    fn clock_problems(&self) -> Vec<Problem> {
+        let astray = self.transport.clocks().astray(std::time::Instant::now());
+        let problem = |(node, ahead): (NodeId, f64)| {
+            let name = self.transport.name(node);
+            let side = if ahead < 0.0 { "behind" } else { "ahead of" };
+            Problem {
+                what: format!(
+                    "the clock of node {name:?} is {:.0} s {side} this node's",
+                    ahead.abs()
+                ),
+                next_step:
+                    "see which of the two is wrong, and to its time service; a leader takes \
+                            the time that a majority of the voters has reached"
+                        .to_owned(),
+            }
+        };
+        astray.into_iter().map(problem).collect()
     }
 
     /// Two processes with one node's id.

@@ -48,6 +48,7 @@ impl PeerService {
                 () = transport.stepped_aside() => return Ok(()),
             };
             let Some(frame) = frame else { return Ok(()) };
+            transport.note_time(NodeId(from.node), frame.time_ns);
             for message in frame.messages {
                 transport.receive(NodeId(from.node), message);
             }

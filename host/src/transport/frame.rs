@@ -2,6 +2,7 @@
 
 use super::convert::message_to_wire;
 use super::queue::{Lane, Outgoing, Queue};
+use crate::node::clock::wall_time_ns;
 use futures_util::Stream;
 use kontiki_proto::v1::{GroupMessage, Introduction, PeerFrame};
 use std::pin::Pin;
@@ -48,6 +49,7 @@ fn bundle(taken: Vec<Outgoing>) -> PeerFrame {
     PeerFrame {
         introduction: None,
         messages: taken.into_iter().map(to_wire).collect(),
+        time_ns: wall_time_ns(),
     }
 }
 
@@ -63,6 +65,7 @@ impl Stream for Frames {
             return Poll::Ready(Some(PeerFrame {
                 introduction: Some(introduction),
                 messages: Vec::new(),
+                time_ns: wall_time_ns(),
             }));
         }
         let taken = match this.queue.poll_take(this.lane, cx) {

@@ -1,6 +1,7 @@
 //! Between nodes: who is who, and one ordered stream of messages to each.
 
 pub(crate) mod book;
+pub(crate) mod clocks;
 mod contacts;
 pub mod convert;
 pub(crate) mod dial;
@@ -15,10 +16,12 @@ mod stall_tests;
 mod verify;
 
 use crate::config::PeerAddress;
+use crate::node::clock::wall_time_ns;
 use crate::node::epoch::EpochId;
 use crate::node::request::Problem;
 use crate::node::router::Router;
 use book::Book;
+use clocks::Clocks;
 pub(crate) use contacts::OpenStream;
 use contacts::{Contacts, Duplicate, Sessions};
 use epochs::Asked;
@@ -34,7 +37,7 @@ pub use refusal::Refusal;
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::transport::Channel;
@@ -66,6 +69,7 @@ struct Inner {
     sessions: Sessions,
     /// Which nodes were asked for their epochs lately.
     asked: Asked,
+    clocks: Clocks,
     turns: Turns,
     /// Nodes that are looked for because a third spoke of them, by name.
     rumours: Mutex<BTreeSet<String>>,
@@ -126,6 +130,7 @@ impl Transport {
                 contacts: Contacts::default(),
                 sessions: Sessions::default(),
                 asked: Asked::default(),
+                clocks: Clocks::default(),
                 turns: Turns::default(),
                 rumours: Mutex::default(),
                 duplicates: AtomicU64::new(0),
@@ -414,6 +419,19 @@ impl Transport {
         if known.is_none() {
             self.inner.tasks.spawn(link::watch(link, self.clone()));
         }
+    }
+
+    /// Takes in the wall time that a node sent; zero is none.
+    pub(crate) fn note_time(&self, node: NodeId, sent_ns: u64) {
+        if sent_ns > 0 {
+            let clocks = &self.inner.clocks;
+            clocks.note(node, sent_ns, wall_time_ns(), Instant::now());
+        }
+    }
+
+    /// How far other nodes' clocks are from this one's.
+    pub(crate) fn clocks(&self) -> &Clocks {
+        &self.inner.clocks
     }
 
     /// Passes a message from the wire on to its group.

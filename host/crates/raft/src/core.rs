@@ -184,7 +184,8 @@ impl Core {
 
     /// The configuration in force: that of the latest configuration entry in the log, committed or
     /// not (Raft §6).
-    pub(crate) fn configuration(&self) -> &Configuration {
+    #[must_use]
+    pub fn configuration(&self) -> &Configuration {
         self.history.latest().1
     }
 

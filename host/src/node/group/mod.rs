@@ -273,7 +273,8 @@ impl Group {
 
     /// Hands the command, and those queued behind it, to the core in one go.
     fn propose(&mut self, first: Proposed) {
-        let (time_ns, now) = (wall_time_ns(), Instant::now());
+        let now = Instant::now();
+        let time_ns = self.time_ns(now);
         let mut proposals = Vec::new();
         let mut next = Some(first);
         while let Some(proposed) = next.take() {
@@ -287,6 +288,19 @@ impl Group {
         if !proposals.is_empty() {
             self.handle(Input::Propose(proposals));
         }
+    }
+
+    /// The wall time for commands: a leader whose clock is ahead of a majority's takes theirs, since
+    /// what once stands in the log holds the group's time until it has come.
+    fn time_ns(&self, now: Instant) -> u64 {
+        let voters = &self.core.configuration().current.voters;
+        let clocks = self.transport.clocks();
+        clocks.stamp(
+            wall_time_ns(),
+            self.shared.node,
+            voters.iter().copied(),
+            now,
+        )
     }
 
     fn admit(&mut self, proposed: Proposed, time_ns: u64, now: Instant) -> Option<Proposal> {
