@@ -33,8 +33,11 @@ pub(crate) struct SeenNode {
 #[derive(Debug)]
 pub(crate) struct SeenGroup {
     pub(crate) summary: GroupSummary,
-    /// Names of the nodes that answered and hold a replica.
+    /// Names of the members that answered and hold a replica; of all that do if the members are not
+    /// known.
     pub(crate) replicas: Vec<String>,
+    /// Names of the members that do not.
+    pub(crate) missing: Vec<String>,
     /// What is wrong with replicas that serve nothing, and on which nodes they are. The leader does
     /// not know.
     pub(crate) failed: BTreeMap<String, Vec<String>>,
@@ -53,10 +56,22 @@ impl SeenNode {
 
     pub(crate) fn problems(&self) -> Vec<String> {
         match &self.report {
-            Ok(report) => report.problems.clone(),
-            Err(problem) => vec![problem.clone()],
+            Ok(report) => with_steps(&report.problems, &report.next_steps),
+            Err(problem) => vec![format!(
+                "{problem}; start it, or see that its address is right"
+            )],
         }
     }
+}
+
+/// Each problem with what to do about it, where that is said.
+fn with_steps(problems: &[String], next_steps: &[String]) -> Vec<String> {
+    let mut steps = next_steps.iter();
+    let joined = problems.iter().map(|problem| match steps.next() {
+        Some(step) if !step.is_empty() => format!("{problem}; {step}"),
+        _ => problem.clone(),
+    });
+    joined.collect()
 }
 
 /// Whether the other nodes refuse that process as a second one of its node.
@@ -85,14 +100,51 @@ impl SeenGroup {
     pub(crate) fn problems(&self) -> Vec<String> {
         let mut problems = match has_failed(&self.summary) {
             true => vec![],
-            false => self.summary.problems.clone(),
+            false => with_steps(&self.summary.problems, &self.summary.next_steps),
         };
         let failed = self.failed.iter();
         problems.extend(failed.map(|(what, nodes)| format!("on {}: {what}", nodes.join(", "))));
         if !self.has_leader() && problems.is_empty() {
             problems.push("no leader".to_owned());
         }
+        // The leader may still hear what does not answer here, or not miss it yet.
+        let unsaid = |name: &&String| !problems.iter().any(|it| it.contains(name.as_str()));
+        let missing: Vec<String> = self.missing.iter().filter(unsaid).cloned().collect();
+        if !missing.is_empty() {
+            problems.push(format!(
+                "no replica answers on {}; start or reconnect what is missing, or `kontiki member \
+                 remove` what is lost for good",
+                missing.join(", ")
+            ));
+        }
         problems
+    }
+
+    /// In a word: whether it serves, and with all that it was given.
+    pub(crate) fn state(&self) -> &'static str {
+        match (self.problems().is_empty(), self.has_leader()) {
+            (true, _) => "ok",
+            (false, true) if !self.missing.is_empty() => "degraded",
+            (false, _) => "problem",
+        }
+    }
+
+    /// Splits the nodes that hold a replica from members of which none is seen. Who holds one and is
+    /// no member is neither.
+    fn sort_members(&mut self, nodes: &[SeenNode]) {
+        let Some(members) = self.summary.members.clone() else {
+            return;
+        };
+        let ids = members.voters.into_iter().chain(members.learners);
+        let names: Vec<String> = ids
+            .map(|id| {
+                let known = nodes.iter().find(|node| node.id == Some(id));
+                known.map_or_else(|| id.to_string(), |node| node.name.clone())
+            })
+            .collect();
+        self.replicas.retain(|name| names.contains(name));
+        let absent = names.into_iter().filter(|it| !self.replicas.contains(it));
+        self.missing = absent.collect();
     }
 }
 
@@ -155,7 +207,7 @@ impl Survey {
 pub(crate) async fn describe(client: &Client, group: &str) -> Result<GroupDescription> {
     let first = client.admin().describe(group, false).await;
     let first = first.map_err(|error| Failure::from(error).of_read())?;
-    if knowledge(&first).0 {
+    if knowledge(&first).1 {
         return Ok(first);
     }
     let members = client
@@ -183,7 +235,7 @@ pub(crate) async fn replica(global: &Global, group: &str, node: Option<&str>) ->
 }
 
 /// How much a replica's account is worth.
-fn knowledge(description: &GroupDescription) -> (bool, bool, u64, u64) {
+fn knowledge(description: &GroupDescription) -> (bool, bool, bool, u64, u64) {
     let summary = description.summary.as_ref();
     let leads = summary.is_some_and(|summary| summary.role == "leader");
     let sets = description
@@ -193,7 +245,8 @@ fn knowledge(description: &GroupDescription) -> (bool, bool, u64, u64) {
     let member = sets.flat_map(|set| set.voters.iter().chain(&set.learners));
     let member = member.copied().any(|id| id == description.node);
     let last = description.last.unwrap_or_default();
-    (leads, member, last.term, last.index)
+    let left_behind = summary.is_some_and(|summary| summary.left_behind);
+    (!left_behind, leads, member, last.term, last.index)
 }
 
 /// How long a node may be silent before it counts as down here.
@@ -316,11 +369,13 @@ fn merge_groups(nodes: &[SeenNode], reports: Vec<Vec<GroupSummary>>) -> Vec<Seen
             let group = merged.entry(key).or_insert_with(|| SeenGroup {
                 summary: summary.clone(),
                 replicas: vec![],
+                missing: vec![],
                 failed: BTreeMap::new(),
             });
             group.replicas.push(node.name.clone());
-            for problem in summary.problems.iter().filter(|_| has_failed(&summary)) {
-                let nodes = group.failed.entry(problem.clone()).or_default();
+            let problems = with_steps(&summary.problems, &summary.next_steps);
+            for problem in problems.into_iter().filter(|_| has_failed(&summary)) {
+                let nodes = group.failed.entry(problem).or_default();
                 nodes.push(node.name.clone());
             }
             if weight(&summary) > weight(&group.summary) {
@@ -328,18 +383,23 @@ fn merge_groups(nodes: &[SeenNode], reports: Vec<Vec<GroupSummary>>) -> Vec<Seen
             }
         }
     }
-    merged.into_values().collect()
+    let mut groups: Vec<SeenGroup> = merged.into_values().collect();
+    for group in &mut groups {
+        group.sort_members(nodes);
+    }
+    groups
 }
 
 /// Whether the replica could not be opened or has stopped.
 fn has_failed(summary: &GroupSummary) -> bool {
-    [BROKEN, "stopped"].contains(&summary.role.as_str())
+    summary.left_behind || [BROKEN, "stopped"].contains(&summary.role.as_str())
 }
 
 /// The leader's own view counts most, then the latest.
-fn weight(summary: &GroupSummary) -> (bool, u64, bool, u64) {
+fn weight(summary: &GroupSummary) -> (bool, bool, u64, bool, u64) {
     let leads = summary.role == "leader";
     (
+        !summary.left_behind,
         leads,
         summary.term,
         summary.leader.is_some(),
@@ -382,6 +442,37 @@ mod tests {
         assert_eq!(groups[0].summary.term, 3);
         assert_eq!(groups[0].replicas, ["a", "b", "c"]);
         assert!(groups[0].problems().is_empty());
+    }
+
+    #[test]
+    fn a_group_with_a_dead_voter_is_degraded_and_an_ex_member_does_not_stand_in() {
+        use kontiki_client::proto::MemberSet;
+        let mut nodes = ["a", "b", "c", "d"].map(|name| node(name, Ok(GetNodeReply::default())));
+        for (id, node) in (1..).zip(&mut nodes) {
+            node.id = Some(id);
+        }
+        nodes[2].report = Err("connect: refused".into());
+        let leads = GroupSummary {
+            members: Some(MemberSet {
+                voters: vec![1, 2, 3],
+                learners: vec![],
+            }),
+            ..summary("leader", 3, Some(1))
+        };
+        let follows = summary("follower", 3, Some(1));
+        let reports = vec![vec![leads], vec![follows.clone()], vec![], vec![follows]];
+        let groups = merge_groups(&nodes, reports);
+        assert_eq!(groups[0].state(), "degraded");
+        assert_eq!(
+            (groups[0].replicas.join(","), groups[0].missing.join(",")),
+            ("a,b".into(), "c".into())
+        );
+        let problems = groups[0].problems();
+        assert!(
+            problems[0].starts_with("no replica answers on c; start"),
+            "{problems:?}"
+        );
+        assert!(nodes[2].problems()[0].contains("; start it"));
     }
 
     #[test]

@@ -195,9 +195,18 @@ pub(crate) fn group_json(group: &SeenGroup) -> Value {
         "commit_index": summary.commit_index,
         "applied_index": summary.applied_index,
         "voters": summary.voters,
+        "state": group.state(),
         "replicas": group.replicas,
+        "missing": group.missing,
         "problems": group.problems(),
     })
+}
+
+/// The members; those of which nothing is seen are marked.
+fn members(group: &SeenGroup) -> String {
+    let missing = group.missing.iter().map(|name| format!("{name} (missing)"));
+    let all = group.replicas.iter().cloned().chain(missing);
+    all.collect::<Vec<_>>().join(",")
 }
 
 impl Document for Groups<'_> {
@@ -218,11 +227,7 @@ impl Document for Groups<'_> {
             } else {
                 "-".into()
             };
-            let state = if group.problems().is_empty() {
-                "ok"
-            } else {
-                "problem"
-            };
+            let state = group.state();
             let plugin = if wide { &it.plugin } else { &it.plugin_name };
             [
                 it.name.clone(),
@@ -231,7 +236,7 @@ impl Document for Groups<'_> {
                 it.term.to_string(),
                 it.commit_index.to_string(),
                 it.applied_index.to_string(),
-                group.replicas.join(","),
+                members(group),
                 plugin.clone(),
             ]
         });

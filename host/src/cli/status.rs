@@ -11,7 +11,8 @@ use clap::Args;
 use serde_json::{Value, json};
 use std::time::{Duration, Instant};
 
-/// Shows every node and group, and what is wrong. Exit code 5 if anything is.
+/// Shows every node and group, and what is wrong. Exit code 5 if anything is: a node that does not
+/// answer, a member that is missing (`degraded`), a group without leader (`problem`).
 #[derive(Debug, Args)]
 pub(crate) struct StatusArgs {}
 
