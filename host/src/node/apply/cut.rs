@@ -8,7 +8,9 @@ pub(super) fn is_command(entry: &Entry) -> bool {
 }
 
 /// Cuts one batch off the front of `entries`: its commands, how many entries it covers, and the
-/// time of the last. Entries that are no commands are covered and not passed on.
+/// time of the last. An entry's time is the wall time that its leader gave it, at most what a majority
+/// of the voters had reached (and 5 s); since the clocks of two leaders differ, a machine is given the
+/// latest so far, which is the same on every replica. Entries that are no commands are covered and not passed on.
 pub(super) fn cut(entries: &[Entry], mut time_ns: u64) -> (Batch<'_>, usize, u64) {
     let mut batch = Batch::new();
     for (taken, entry) in entries.iter().enumerate() {
