@@ -262,6 +262,10 @@ fn frame(numbers: &mut Numbers, introduction: Option<v1::Introduction>) -> v1::P
     let message = |numbers: &mut Numbers| v1::GroupMessage {
         group: number(numbers),
         to: number(numbers),
+        epoch: (numbers.below(2) == 0).then(|| v1::EpochId {
+            number: number(numbers),
+            random: number(numbers),
+        }),
         message: Some(v1::RaftMessage {
             term: number(numbers),
             body: Some(match numbers.below(2) {
@@ -281,6 +285,7 @@ fn frame(numbers: &mut Numbers, introduction: Option<v1::Introduction>) -> v1::P
     v1::PeerFrame {
         introduction,
         messages: (0..numbers.below(20)).map(|_| message(numbers)).collect(),
+        time_ns: number(numbers),
     }
 }
 
