@@ -1,9 +1,9 @@
 //! A second process with a node's identity.
 
 use crate::cluster::{Cluster, binary, free_ports};
+use crate::readiness;
 use anyhow::{Context as _, Result, bail, ensure};
 use std::fs::{self, File};
-use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -112,13 +112,7 @@ impl Copy {
     /// # Errors
     /// If it does not answer.
     pub fn readiness(&self) -> Result<String> {
-        let mut stream = TcpStream::connect(&self.http_address)?;
-        stream.set_read_timeout(Some(LIMIT))?;
-        let request = "GET /readyz?verbose HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
-        stream.write_all(request.as_bytes())?;
-        let mut reply = String::new();
-        stream.read_to_string(&mut reply)?;
-        Ok(reply)
+        readiness(&self.http_address)
     }
 }
 

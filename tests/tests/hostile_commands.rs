@@ -1,8 +1,9 @@
 //! One command, one consequence: what a plugin makes of a command or a query concerns whoever sent
 //! it, on every replica alike, and nobody else.
 
+mod guest;
+
 use anyhow::{Context as _, Result, ensure};
-use kontiki_plugin::componentize;
 use kontiki_proto::v1::Consistency;
 use kontiki_raft::{EntryKind, GroupId, IoId, LogIndex, Persist};
 use kontiki_tests::load::Load;
@@ -10,7 +11,6 @@ use kontiki_tests::{Cluster, ClusterOptions, Operator, Outcome, Session, cluster
 use std::path::Path;
 use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
-use wit_parser::Resolve;
 
 const LIMIT: Duration = Duration::from_secs(60);
 
@@ -64,15 +64,7 @@ fn hostile() -> Result<Vec<u8>> {
         n => format!("S{}_", char::from(b"0123456789ABCDEFGHIJ"[n - 1])),
     };
     let levels = (1..=8).map(|level| format!("S_I{}E", reference(level).repeat(8)));
-    let text = HOSTILE.replace("NAMES", &levels.collect::<String>());
-    let mut module = wat::parse_str(text)?;
-    let mut resolve = Resolve::default();
-    let wit = Path::new(env!("CARGO_MANIFEST_DIR")).join("../wit");
-    let (package, _) = resolve.push_dir(&wit)?;
-    let world = resolve.select_world(&[package], Some("simple-plugin"))?;
-    let encoding = wit_component::StringEncoding::UTF8;
-    wit_component::embed_component_metadata(&mut module, &resolve, world, encoding)?;
-    Ok(componentize(&module)?)
+    guest::component(&HOSTILE.replace("NAMES", &levels.collect::<String>()))
 }
 
 async fn hostile_cluster(nodes: usize) -> Result<(Cluster, Session)> {
