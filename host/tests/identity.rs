@@ -9,8 +9,10 @@ use kontiki_proto::v1;
 use kontiki_proto::v1::change_membership_request::Change;
 use kontiki_proto::v1::peer_client::PeerClient;
 use kontiki_proto::v1::raft_message::Body;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 use support::gate::Gate;
+use support::stranger::Stranger;
 use support::{Cluster, Data, apply, details, wait_for};
 use tonic::transport::Channel;
 use tonic::{Code, Status};
@@ -151,6 +153,78 @@ async fn made_up_nodes_are_neither_kept_nor_dialled() {
         assert_eq!(details(&refused).0, "PEER_REFUSED", "{refused}");
     }
     assert_eq!(node(&cluster, 0).await.peers, []);
+    cluster.stop().await;
+}
+
+/// Which process is a node is told to whoever asks, so naming it proves nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_names_a_process_that_runs_neither_takes_its_place_nor_has_it_refused() {
+    let cluster = Cluster::start(3, Data::Memory).await;
+    cluster.create_group("counter", COUNTER).await;
+    let group = cluster.agree("counter").await.summary.unwrap().id;
+    let mut second = peer(&cluster, 1).await;
+    let told = second.confirm(v1::ConfirmRequest::default()).await.unwrap();
+    let own = told.into_inner().introduction.unwrap();
+    for set_aside in [false, true] {
+        let claim = v1::Introduction {
+            incarnation: own.incarnation,
+            set_aside,
+            ..forged("n2", own.node, "")
+        };
+        let liar = Stranger::start(claim, false, group).await;
+        let refused = peer(&cluster, 0).await.introduce(liar.me.clone()).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(details(&refused).0, "PEER_REFUSED", "{refused}");
+        let refused = stream_as(&cluster, &liar.me, group, 1 << 20).await;
+        let refused = refused.unwrap_err();
+        assert_eq!(details(&refused).0, "PEER_REFUSED", "{refused}");
+    }
+    let there = known(&cluster, 0, "n2").await.unwrap().node.unwrap();
+    assert_eq!(there.peer_address, own.peer_address);
+    let problems = node(&cluster, 0).await.problems;
+    assert!(
+        problems.iter().all(|it| !it.contains("two processes")),
+        "{problems:?}"
+    );
+    cluster.stop().await;
+}
+
+/// Anybody can come to be known and be called, and what is said then is an answer.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stranger_that_is_called_ends_neither_a_process_nor_a_replica() {
+    let cluster = Cluster::start(3, Data::Memory).await;
+    cluster.create_group("counter", COUNTER).await;
+    let group = cluster.agree("counter").await.summary.unwrap().id;
+    let refuses = Stranger::start(forged("x1", 901, ""), true, group).await;
+    let lies = Stranger::start(forged("x2", 902, ""), false, group).await;
+    for stranger in [&refuses, &lies] {
+        wait_for("the stranger to be known", || async {
+            let mut peer = peer(&cluster, 0).await;
+            peer.introduce(stranger.me.clone()).await.ok()
+        })
+        .await;
+    }
+    wait_for("both to have been heard", || async {
+        let calls = refuses.calls.load(Ordering::Relaxed);
+        // It is asked for groups after it was asked for epochs.
+        let questions = lies.questions.load(Ordering::Relaxed);
+        (calls > 6 && questions > 0).then_some(())
+    })
+    .await;
+    for index in 0..3 {
+        let mut peer = peer(&cluster, index).await;
+        let settled = peer.settle(v1::SettleRequest { group }).await.unwrap();
+        assert_eq!(settled.into_inner().stage(), v1::GroupStage::Running);
+        assert!(!stands_aside(&cluster, index).await);
+        let there = cluster.describe(index, "counter").await.unwrap();
+        assert!(!there.summary.unwrap().left_behind);
+    }
+    // Nor does it have others believe what was never there.
+    let mut peer = peer(&cluster, 0).await;
+    let settled = peer.settle(v1::SettleRequest { group: 77 }).await.unwrap();
+    assert_eq!(settled.into_inner().stage(), v1::GroupStage::Absent);
+    let added = apply(&mut cluster.client(0), "counter", "add 1").await;
+    assert!(added.unwrap().1.is_ok());
     cluster.stop().await;
 }
 

@@ -329,6 +329,24 @@ async fn a_deleted_group_is_gone_everywhere_also_where_a_member_was_away() {
     cluster.stop().await;
 }
 
+/// Members believe only each other, so whoever is none has a member delete the group.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_is_deleted_by_way_of_a_node_that_its_members_were_not_told_of() {
+    let mut cluster = Cluster::start(2, Data::Disk).await;
+    cluster.create_group("counter", COUNTER).await;
+    let id = cluster.agree("counter").await.summary.unwrap().id;
+    let joined = cluster.add_node(&[0]);
+    cluster.start_node(joined).await;
+    cluster.connected().await;
+    let deleted = delete(&cluster, joined, "counter", Some("counter")).await;
+    let states: Vec<_> = deleted.unwrap().replicas;
+    assert!(states.iter().all(|it| it.state == "deleted"), "{states:?}");
+    for index in 0..2 {
+        stands(&cluster, index, id, GroupStage::Deleted).await;
+    }
+    cluster.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_replica_of_a_group_without_majority_can_be_deleted() {
     let mut cluster = Cluster::start(3, Data::Disk).await;

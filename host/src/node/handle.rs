@@ -16,8 +16,8 @@ use bytes::Bytes;
 use kontiki_plugin::Description;
 use kontiki_proto::v1::GroupSpec;
 use kontiki_raft::{
-    GroupId, HardState, Horizon, Horizons, LogIndex, MemberSet, Message, NodeId, ReadMode,
-    RejectReason, Role, Term,
+    Configuration, GroupId, HardState, Horizon, Horizons, LogIndex, MemberSet, Message, NodeId,
+    ReadMode, RejectReason, Role, Term,
 };
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -57,6 +57,8 @@ pub(crate) struct GroupShared {
     pub(crate) node: NodeId,
     /// Written by the group's task only.
     epochs: Mutex<Epochs>,
+    /// The membership in force. Written by the group's task only.
+    configuration: Mutex<Configuration>,
     pub(crate) waiting: AtomicU64,
     /// What is known of how old the state is.
     horizons: Mutex<Horizons>,
@@ -67,10 +69,11 @@ pub(crate) struct GroupShared {
 }
 
 impl GroupShared {
-    pub(crate) fn new(node: NodeId, epochs: Epochs) -> Self {
+    pub(crate) fn new(node: NodeId, epochs: Epochs, configuration: Configuration) -> Self {
         Self {
             node,
             epochs: Mutex::new(epochs),
+            configuration: Mutex::new(configuration),
             waiting: AtomicU64::new(0),
             horizons: Mutex::default(),
             entry_size_bytes_max: AtomicUsize::new(usize::MAX),
@@ -84,6 +87,14 @@ impl GroupShared {
 
     pub(crate) fn set_epochs(&self, epochs: Epochs) {
         *lock(&self.epochs) = epochs;
+    }
+
+    /// Takes in the membership in force.
+    pub(crate) fn note_configuration(&self, now: &Configuration) {
+        let mut noted = lock(&self.configuration);
+        if *noted != *now {
+            noted.clone_from(now);
+        }
     }
 
     /// Why the replica serves nobody, if a recovery left it behind.
@@ -100,6 +111,13 @@ impl GroupShared {
     pub(crate) fn note_horizon(&self, horizon: Horizon, applied: LogIndex) {
         lock(&self.horizons).note(horizon, applied);
     }
+}
+
+/// Whether a node was a member when a replica with this specification was made.
+pub(crate) fn is_named(spec: &GroupSpec, node: NodeId) -> bool {
+    let initial = spec.initial_members.iter();
+    let mut initial = initial.flat_map(|set| set.voters.iter().chain(&set.learners));
+    initial.any(|member| *member == node.0) || spec.nodes.iter().any(|it| it.node == node.0)
 }
 
 /// How a query is answered.
@@ -304,6 +322,12 @@ impl GroupHandle {
         {
             self.inner.metrics.messages_dropped.inc();
         }
+    }
+
+    /// Whether a node is a member as far as this replica knows, or was one when the replica was made.
+    /// What ends a replica is believed of such nodes only: anybody can come to be a node that is known.
+    pub(crate) fn has_member(&self, node: NodeId) -> bool {
+        is_named(&self.inner.spec, node) || lock(&self.inner.shared.configuration).contains(node)
     }
 
     /// The replica's epoch, and one that left it behind.

@@ -320,7 +320,11 @@ impl Context {
         let commands = Budget::new(2 * limits.proposals_max, limits.proposals_size_bytes_max)
             .within(&self.commands);
         let questions = Budget::new(limits.queries_max, limits.queries_size_bytes_max);
-        let shared = Arc::new(GroupShared::new(self.node(), epochs.clone()));
+        let shared = Arc::new(GroupShared::new(
+            self.node(),
+            epochs.clone(),
+            core.configuration().clone(),
+        ));
         let id = GroupId(spec.id);
         let span = info_span!("group", group = id.0, name = %spec.name, node = self.node().0);
         let group = Group {

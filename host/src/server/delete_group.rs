@@ -7,6 +7,7 @@ use super::replicas::ask_to_settle;
 use super::settle;
 use super::status::{Fault, Reason};
 use crate::node::failpoint::failpoint;
+use crate::node::request::Outcome;
 use futures_util::future::join_all;
 use kontiki_proto::v1;
 use kontiki_proto::v1::GroupStage;
@@ -39,6 +40,9 @@ pub(crate) async fn delete(
         let message = "to confirm, repeat the name of the group";
         return Err(Fault::new(Reason::NotConfirmed, message).of_group(wanted));
     }
+    if let Some(reply) = by_member(shared, &there, id).await? {
+        return Ok(reply);
+    }
     warn!(
         group = id.0,
         name = reply.name,
@@ -48,6 +52,56 @@ pub(crate) async fn delete(
     failpoint("delete.after_first");
     reply.replicas = spread(shared, &there, id).await;
     Ok(reply)
+}
+
+/// Has a member delete the group if this node is none: members believe only each other that it was
+/// deleted. None if no member is there.
+async fn by_member(
+    shared: &Shared,
+    there: &Survey,
+    id: GroupId,
+) -> Result<Option<v1::DeleteGroupReply>, Fault> {
+    let me = shared.context.node();
+    let group = shared.context.router.by_id(id);
+    if group.is_some_and(|group| group.has_member(me)) {
+        return Ok(None);
+    }
+    let mut members: Vec<_> = there.of(id).filter(|it| is_member(it)).collect();
+    members.retain(|(node, _)| node.node != me.0);
+    let Some((member, _)) = members
+        .iter()
+        .find(|(_, held)| held.leads)
+        .or(members.first())
+    else {
+        return Ok(None);
+    };
+    let request = v1::DeleteGroupRequest {
+        group: id.to_string(),
+        confirm: id.to_string(),
+        dry_run: false,
+    };
+    let mut admin = shared.forwarder.admin(member)?;
+    let deleted = admin.delete_group(request).await;
+    deleted
+        .map(|reply| Some(reply.into_inner()))
+        .map_err(|status| {
+            let message = format!(
+                "member {:?} was to delete it: {}",
+                member.name,
+                status.message()
+            );
+            Fault::new(Reason::PeerUnreachable, message).with_outcome(Outcome::Unknown)
+        })
+}
+
+/// Whether a node holds a replica and is a member by its own word.
+fn is_member((node, held): &(v1::Introduction, v1::HeldGroup)) -> bool {
+    let configuration = held.configuration.as_ref();
+    let sets = configuration
+        .into_iter()
+        .flat_map(|it| it.current.iter().chain(&it.old));
+    let mut ids = sets.flat_map(|set| set.voters.iter().chain(&set.learners));
+    held.stage() == GroupStage::Running && ids.any(|id| *id == node.node)
 }
 
 /// A number may be an id, and may be a name.
@@ -130,6 +184,8 @@ async fn spread(shared: &Shared, there: &Survey, id: GroupId) -> Vec<v1::Deleted
             true => Ok(()),
             false => match ask_to_settle(shared, node, id).await {
                 Ok(settled) if settled.stage() == GroupStage::Deleted => Ok(()),
+                // It need not know, and has nothing.
+                Ok(settled) if settled.stage() == GroupStage::Absent && !had => Ok(()),
                 Ok(settled) => Err(format!(
                     "it has not learned of the deletion: {}",
                     settled.problem

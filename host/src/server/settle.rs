@@ -4,9 +4,10 @@
 use super::Shared;
 use super::holdings::{ask_of, connected, node};
 use super::status::Fault;
-use crate::node::context::lock;
+use crate::node::context::{Context, lock};
 use crate::node::ended::Ended;
 use crate::node::failpoint::failpoint;
+use crate::node::handle::is_named;
 use crate::node::prepared::Prepared;
 use futures_util::future::join_all;
 use kontiki_proto::v1;
@@ -166,7 +167,8 @@ async fn decide_orphan(shared: &Shared, prepared: &Arc<Prepared>) -> Result<Stri
 /// Ends this node's replica if the group was deleted while the node was away.
 async fn follow_deletion(shared: &Shared, id: GroupId) -> Result<(), Fault> {
     let context = &shared.context;
-    let nodes = connected(context);
+    let mut nodes = connected(context);
+    nodes.retain(|node| may_end(context, id, NodeId(node.node)));
     let asked = nodes.iter().map(|node| ask_of(shared, node, id));
     let answers = join_all(asked).await.into_iter().flatten();
     let is_deleted = answers
@@ -176,6 +178,20 @@ async fn follow_deletion(shared: &Shared, id: GroupId) -> Result<(), Fault> {
         end_deleted(shared, id).await?;
     }
     Ok(())
+}
+
+/// Whether a node is believed that this group was deleted: a member, as far as the replica here
+/// knows, or where there is no replica, a node that the operator configured. Others may be anybody.
+pub(crate) fn may_end(context: &Context, id: GroupId, node: NodeId) -> bool {
+    if let Some(group) = context.router.by_id(id) {
+        return group.has_member(node);
+    }
+    let broken = lock(&context.broken);
+    let broken = broken.values().find(|it| it.id == id);
+    match broken.and_then(|it| it.spec.as_ref()) {
+        Some(spec) => is_named(spec, node),
+        None => context.transport.is_configured(node),
+    }
 }
 
 /// Ends the replica of a group that is known to be deleted.

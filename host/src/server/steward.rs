@@ -166,7 +166,10 @@ impl Steward {
         let mut deleted = BTreeSet::new();
         for (node, answered) in join_all(asked).await {
             match answered {
-                Ok(ids) => deleted.extend(ids),
+                Ok(ids) => {
+                    let believed = |id: &GroupId| settle::may_end(context, *id, node);
+                    deleted.extend(ids.into_iter().filter(believed));
+                }
                 // It is asked again as one that is new.
                 Err(_) => {
                     self.met.remove(&node);

@@ -6,6 +6,7 @@
 
 use super::Transport;
 use super::link::exchange_epochs;
+use crate::node::handle::GroupHandle;
 use crate::node::router::Router;
 use kontiki_proto::v1;
 use kontiki_raft::{GroupId, NodeId};
@@ -72,11 +73,14 @@ impl Transport {
         }
     }
 
-    /// Passes what `node` answered on to the groups.
+    /// Passes what `node` answered on to the groups that have it for a member, or to all if the operator
+    /// configured it: an epoch ends the part of whoever is not in it, so strangers are not believed.
     pub(super) async fn take_in_epochs(&self, node: NodeId, heard: v1::Epochs) {
         let router: &Router = &self.inner.router;
         for told in heard.groups {
-            if let Some(group) = router.by_id(GroupId(told.group)) {
+            let group = router.by_id(GroupId(told.group));
+            let believed = |it: &GroupHandle| it.has_member(node) || self.is_configured(node);
+            if let Some(group) = group.filter(believed) {
                 group.hear_epoch(node, told).await;
             }
         }

@@ -139,7 +139,12 @@ impl Link {
         }
     }
 
-    fn node(&self) -> NodeId {
+    /// Whether the operator gave an address for it.
+    pub(crate) fn is_configured(&self) -> bool {
+        self.addresses.borrow().configured.is_some()
+    }
+
+    pub(crate) fn node(&self) -> NodeId {
         NodeId(self.node.load(Ordering::Acquire))
     }
 
@@ -220,7 +225,9 @@ async fn keep_connected(link: &Arc<Link>, transport: &Transport) {
     for attempt in 0.. {
         let at = addresses.borrow_and_update().pick(attempt);
         let error = session(link, transport, &at, &mut backoff).await;
-        if let LinkError::Duplicate { message, .. } = &error {
+        if let LinkError::Duplicate { message, .. } = &error
+            && transport.heeds(link)
+        {
             transport.step_aside(&link.name, message);
         }
         link.down(&error);
@@ -260,7 +267,7 @@ async fn session(
         Err(error) => return error,
     };
     let (channel, them) = connected;
-    exchange_books(transport, channel.clone()).await;
+    exchange_books(transport, link, channel.clone()).await;
     let bulk = tokio::select! {
         called = call(link, address, &me) => called,
         () = transport.finishing() => return ended(address),
@@ -379,11 +386,11 @@ async fn call(
 
 /// Tells another node where nodes are, and hears it from it. Nodes that all moved at once find each
 /// other so, by way of any node that both can reach.
-pub(crate) async fn exchange_books(transport: &Transport, channel: Channel) {
+pub(crate) async fn exchange_books(transport: &Transport, link: &Link, channel: Channel) {
     let mut request = tonic::Request::new(transport.address_book());
     request.set_timeout(EXCHANGE_TIMEOUT);
     match client(channel).exchange_books(request).await {
-        Ok(heard) => transport.take_in(heard.into_inner()).await,
+        Ok(heard) => transport.take_in(link, heard.into_inner()).await,
         Err(error) => debug!(%error, "no addresses exchanged"),
     }
 }

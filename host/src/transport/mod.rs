@@ -18,6 +18,7 @@ mod verify;
 use crate::config::PeerAddress;
 use crate::node::clock::wall_time_ns;
 use crate::node::epoch::EpochId;
+use crate::node::handle::GroupHandle;
 use crate::node::request::Problem;
 use crate::node::router::Router;
 use book::Book;
@@ -308,6 +309,22 @@ impl Transport {
         self.set_aside().is_some()
     }
 
+    /// Whether a node's word counts where it could take this node, or another, out of service: the
+    /// operator configured it, or a group of this node has it for a member. Anybody can become known.
+    fn heeds(&self, link: &Link) -> bool {
+        let node = link.node();
+        let is_member = |group: &GroupHandle| group.has_member(node);
+        link.is_configured() || (node.0 != 0 && self.inner.router.all().iter().any(is_member))
+    }
+
+    /// Whether the operator configured an address for that node.
+    pub(crate) fn is_configured(&self, node: NodeId) -> bool {
+        let links = self.inner.links.read();
+        let links = links.unwrap_or_else(PoisonError::into_inner);
+        let link = links.by_id.get(&node);
+        link.is_some_and(|link| link.is_configured())
+    }
+
     /// Takes this process out of everything until it is restarted: its state is of another time than
     /// that of the process that counts, and it must not vote, acknowledge or answer in its stead.
     fn step_aside(&self, by: &str, why: &str) {
@@ -338,11 +355,14 @@ impl Transport {
             .links
             .read()
             .unwrap_or_else(PoisonError::into_inner);
-        for channel in links.by_name.values().filter_map(|link| link.channel()) {
-            let transport = self.clone();
+        for link in links.by_name.values() {
+            let Some(channel) = link.channel() else {
+                continue;
+            };
+            let (transport, link) = (self.clone(), Arc::clone(link));
             self.inner.tasks.spawn(async move {
                 tokio::select! {
-                    () = link::exchange_books(&transport, channel) => {}
+                    () = link::exchange_books(&transport, &link, channel) => {}
                     () = transport.closed() => {}
                 }
             });

@@ -59,6 +59,12 @@ impl Sighting {
             .is_some_and(|(there, confirmed)| confirmed && there.incarnation == claim.incarnation)
     }
 
+    /// Whether the process that `claim` names listens there.
+    pub(crate) fn is_process(&self, claim: &Introduction) -> bool {
+        self.node(claim)
+            .is_some_and(|(there, _)| there.incarnation == claim.incarnation)
+    }
+
     /// Whether another process listens there as the node of `claim`. One that was set aside gives way
     /// to the process in whose favour that was done, but not where it is the one that `counted`: what
     /// was acknowledged by it here, the other may lack.

@@ -8,6 +8,7 @@
 
 use super::book::Source;
 use super::contacts::Seen;
+use super::link::Link;
 use super::probe::{self, Sighting};
 use super::refusal::Refusal;
 use super::{Transport, book};
@@ -83,6 +84,7 @@ impl Transport {
         let addresses = self.addresses_to_ask(claim, seen.as_ref(), &claim.peer_address);
         let request = self.confirmation(claim.session.clone());
         let sightings = probe::ask_all(addresses, &request).await;
+        disowned(claim, &sightings)?;
         self.decide(claim, &claim.peer_address, &sightings, Source::Itself)
             .await
     }
@@ -104,6 +106,13 @@ impl Transport {
         let request = self.confirmation(bytes::Bytes::new());
         let mut sightings = vec![Sighting::called(address, them.clone())];
         sightings.extend(probe::ask_all(addresses, &request).await);
+        if source == Source::Hearsay && sightings.iter().skip(1).any(|it| it.is_process(them)) {
+            return Err(Refusal::Unconfirmed {
+                name: them.name.clone(),
+                address: address.to_owned(),
+                why: "the same process is still where it was".to_owned(),
+            });
+        }
         self.decide(them, address, &sightings, source).await
     }
 
@@ -177,8 +186,11 @@ impl Transport {
             Ok(address) => self.settle(claim, &address, source).await,
             Err(refusal) => {
                 // One that came from the same place and was not told yet has most likely ended.
+                // That one was set aside is remembered of whoever says so where the node is known to be:
+                // others could say it of the process that counts.
+                let places = || self.addresses_to_ask(claim, seen.as_ref(), "");
                 if let Refusal::Duplicate { known, came, .. } = &refusal
-                    && (known != came || claim.set_aside)
+                    && (known != came || (claim.set_aside && places().contains(came)))
                     && self.contacts().refuse(claim, known, came)
                 {
                     self.inner.duplicates.fetch_add(1, Ordering::Relaxed);
@@ -293,10 +305,11 @@ impl Transport {
         }
     }
 
-    /// Takes in what a node says that was called: also where it knows this node to be, and whom it
-    /// was told to forget.
-    pub(crate) async fn take_in(&self, mut heard: AddressBook) {
-        for gone in std::mem::take(&mut heard.forgotten) {
+    /// Takes in what a node says that was called: also where it knows this node to be, and, if its
+    /// word counts for that, whom it was told to forget.
+    pub(crate) async fn take_in(&self, link: &Link, mut heard: AddressBook) {
+        let forgotten = std::mem::take(&mut heard.forgotten).into_iter();
+        for gone in forgotten.filter(|_| self.heeds(link)) {
             self.hear_forgotten(gone).await;
         }
         let own = heard.nodes.iter().find(|it| it.node == self.inner.node.0);
@@ -356,6 +369,20 @@ impl Transport {
             }
         }
         None
+    }
+}
+
+/// Refuses a caller that names a process which, where the node is known to be, does not know of the
+/// connection. Which process is a node anybody can ask; only the process itself knows its sessions.
+fn disowned(claim: &Introduction, sightings: &[Sighting]) -> Result<(), Refusal> {
+    let mut there = sightings.iter();
+    match there.find(|it| it.is_process(claim) && !it.confirms(claim)) {
+        None => Ok(()),
+        Some(there) => Err(Refusal::Unconfirmed {
+            name: claim.name.clone(),
+            address: there.address.clone(),
+            why: there.why_not(claim),
+        }),
     }
 }
 
@@ -481,6 +508,26 @@ mod tests {
             judged(None, &[nobody(Q), at(P, process(7), true)]).unwrap(),
             P
         );
+    }
+
+    /// Which process is a node is no secret.
+    #[test]
+    fn who_names_the_process_that_counts_is_believed_only_if_it_knows_of_the_connection() {
+        let claim = process(7);
+        let stands = at(Q, process(7), true);
+        let refused = disowned(&claim, &[stands.clone(), at(P, process(7), false)]).unwrap_err();
+        assert!(
+            matches!(&refused, Refusal::Unconfirmed { address, .. } if address == P),
+            "{refused}"
+        );
+        let fine = [
+            vec![stands.clone(), nobody(P)],
+            vec![stands.clone(), at(P, process(7), true)],
+            vec![stands, at(P, process(5), false)],
+        ];
+        for sightings in fine {
+            disowned(&claim, &sightings).unwrap();
+        }
     }
 
     #[test]

@@ -10,6 +10,7 @@
 pub mod gate;
 pub mod narrow;
 pub mod openmetrics;
+pub mod stranger;
 
 use kontiki::config::{NodeConfig, NodeOptions};
 use kontiki::node::{Node, RunningNode};

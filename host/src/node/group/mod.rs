@@ -486,6 +486,7 @@ impl Group {
             member: self.core.is_in_configuration(),
             replay_left: self.replay_left(opened),
         };
+        self.shared.note_configuration(self.core.configuration());
         self.shared
             .waiting
             .store(self.state.waiting.len() as u64, Ordering::Relaxed);

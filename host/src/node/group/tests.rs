@@ -180,7 +180,11 @@ fn bench_on(disk: Arc<Disk>, voters: u64) -> Bench {
     let (messages, received) = mpsc::channel(1_024);
     let (control, controlled) = mpsc::channel(8);
     let (brief, watched) = watch::channel(Brief::default());
-    let shared = Arc::new(GroupShared::new(ME, epochs.clone()));
+    let shared = Arc::new(GroupShared::new(
+        ME,
+        epochs.clone(),
+        core.configuration().clone(),
+    ));
     let group = Group {
         id: GROUP,
         name: "orders".into(),
