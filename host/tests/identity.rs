@@ -265,12 +265,19 @@ async fn a_node_that_joins_is_learned_by_all_and_added_by_any() {
         }
     };
     for dry_run in [true, false] {
-        let nobody = plan(0, Change::AddVoter("n9".into()), dry_run).await;
-        assert_eq!(details(&nobody.unwrap_err()).0, "NODE_NOT_FOUND");
+        // On a busy machine there may be no leader for a moment.
+        wait_for("it to be said that nobody knows the node", || async {
+            let nobody = plan(0, Change::AddVoter("n9".into()), dry_run).await;
+            (details(&nobody.unwrap_err()).0 == "NODE_NOT_FOUND").then_some(())
+        })
+        .await;
     }
     for index in 0..3 {
-        let planned = plan(index, Change::AddVoter("n4".into()), true).await;
-        let target = planned.unwrap().unwrap().target.unwrap();
+        let planned = wait_for("the plan", || async {
+            let planned = plan(index, Change::AddVoter("n4".into()), true).await;
+            planned.ok()
+        });
+        let target = planned.await.unwrap().target.unwrap();
         assert_eq!(target.voters.len(), 4);
     }
     let members = cluster.describe(0, "counter").await.unwrap().configuration;
