@@ -41,8 +41,9 @@ pub(super) fn start(shared: &Shared) {
 struct Steward {
     shared: Shared,
     tries: BTreeMap<GroupId, Tries>,
-    /// Nodes that were connected at the last look.
-    met: BTreeSet<NodeId>,
+    /// Nodes that were connected at the last look, and by which connection: one that was away for less
+    /// than the time between two looks may have been told of a deletion too.
+    met: BTreeMap<NodeId, u64>,
     doubts_at: Instant,
 }
 
@@ -57,7 +58,7 @@ impl Steward {
         Self {
             shared,
             tries: BTreeMap::new(),
-            met: BTreeSet::new(),
+            met: BTreeMap::new(),
             doubts_at: Instant::now(),
         }
     }
@@ -144,17 +145,21 @@ impl Steward {
     async fn look_for_deletions(&mut self) {
         let context = &self.shared.context;
         let nodes = connected(context);
-        let now: BTreeSet<NodeId> = nodes.iter().map(|node| NodeId(node.node)).collect();
-        let new = nodes
-            .iter()
-            .filter(|node| !self.met.contains(&NodeId(node.node)));
+        let connection = |node: &v1::Introduction| {
+            let id = NodeId(node.node);
+            (id, context.transport.connections(id))
+        };
+        let now: BTreeMap<NodeId, u64> = nodes.iter().map(connection).collect();
+        let is_met = |node: &v1::Introduction| {
+            let id = NodeId(node.node);
+            self.met.get(&id) == now.get(&id)
+        };
+        let new = nodes.iter().filter(|node| !is_met(node));
         let mut questions: Vec<_> = new.map(|node| (node.clone(), self.all_ids())).collect();
         if Instant::now() >= self.doubts_at {
             self.doubts_at = Instant::now() + DOUBT_INTERVAL;
             let doubtful = self.doubtful_ids();
-            let old = nodes
-                .iter()
-                .filter(|node| self.met.contains(&NodeId(node.node)));
+            let old = nodes.iter().filter(|node| is_met(node));
             questions.extend(old.map(|node| (node.clone(), doubtful.clone())));
         }
         self.met = now;

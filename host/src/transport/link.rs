@@ -69,6 +69,8 @@ pub(crate) struct Link {
     pub(crate) addresses: watch::Sender<Addresses>,
     queue: Arc<Queue>,
     pub(crate) connected: AtomicBool,
+    /// How often it was connected.
+    connections: AtomicU64,
     pub(crate) dropped: AtomicU64,
     pub(crate) sent: AtomicU64,
     /// Which node it leads to; 0 until that is known.
@@ -86,6 +88,7 @@ impl Link {
             addresses: watch::Sender::default(),
             queue: Arc::new(Queue::new(limits)),
             connected: AtomicBool::new(false),
+            connections: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
             sent: AtomicU64::new(0),
             node: AtomicU64::new(0),
@@ -144,6 +147,11 @@ impl Link {
         self.addresses.borrow().configured.is_some()
     }
 
+    /// How often it was connected.
+    pub(crate) fn connections(&self) -> u64 {
+        self.connections.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn node(&self) -> NodeId {
         NodeId(self.node.load(Ordering::Acquire))
     }
@@ -151,6 +159,7 @@ impl Link {
     fn up(&self, channel: Channel) {
         *self.error.lock().unwrap_or_else(PoisonError::into_inner) = String::new();
         *self.channel.lock().unwrap_or_else(PoisonError::into_inner) = Some(channel);
+        self.connections.fetch_add(1, Ordering::Relaxed);
         self.connected.store(true, Ordering::Release);
     }
 

@@ -317,6 +317,14 @@ impl Transport {
         link.is_configured() || (node.0 != 0 && self.inner.router.all().iter().any(is_member))
     }
 
+    /// How often this node was connected to that one: another number says that there was a pause,
+    /// however short, in which it may have been another process.
+    pub(crate) fn connections(&self, node: NodeId) -> u64 {
+        let links = self.inner.links.read();
+        let links = links.unwrap_or_else(PoisonError::into_inner);
+        links.by_id.get(&node).map_or(0, |link| link.connections())
+    }
+
     /// Whether the operator configured an address for that node.
     pub(crate) fn is_configured(&self, node: NodeId) -> bool {
         let links = self.inner.links.read();
