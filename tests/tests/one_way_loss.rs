@@ -44,6 +44,8 @@ async fn changes_neither_leader_nor_term(lost: Lost) -> Result<()> {
     let options = ClusterOptions {
         network: Some(Arc::clone(&network)),
         beside_others: true,
+        // A node that gets no processor for a second is not a lost link.
+        election_timeout: Duration::from_secs(2),
         ..ClusterOptions::default()
     };
     let timeout = options.election_timeout;
