@@ -165,7 +165,10 @@ mod tests {
     #[test]
     fn a_long_command_is_not_repeated() {
         let mut counter = counter_at(1);
-        for command in ["\u{1}".repeat(220_000), format!("add {}", "9".repeat(220_000))] {
+        for command in [
+            "\u{1}".repeat(220_000),
+            format!("add {}", "9".repeat(220_000)),
+        ] {
             let reject = counter.apply(&command).unwrap_err();
             assert!(reject.reason().len() < 500, "{reject}");
             let reject = counter.query(&command).unwrap_err();
