@@ -31,9 +31,10 @@ const RETRY_MAX: Duration = Duration::from_secs(1);
 /// Refusals after which a command is sent again, as `kontiki-client` does: it was certainly not
 /// applied, and the reason passes. A node without a replica says that it has no such group; another
 /// has.
-const PASSING: [&str; 10] = [
+const PASSING: [&str; 11] = [
     "NOT_LEADER",
     "NO_LEADER",
+    "NO_MEMBER",
     "LEADER_UNREACHABLE",
     "TRANSFERRING",
     "SHUTTING_DOWN",
@@ -274,6 +275,7 @@ impl Client {
             "SHUTTING_DOWN",
             "LEADER_UNREACHABLE",
             "NO_LEADER",
+            "NO_MEMBER",
             "REPLICA_FAILED",
             "GROUP_NOT_FOUND",
         ];

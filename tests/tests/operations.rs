@@ -32,6 +32,7 @@ const HAND_OVER: &[&str] = &[
     "TRANSFERRING",
     "NOT_LEADER",
     "NO_LEADER",
+    "NO_MEMBER",
     "LEADERSHIP_LOST",
     "GROUP_NOT_FOUND",
 ];
